@@ -1,0 +1,64 @@
+// Where a tensor lives, and the order of work there.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+namespace trireme {
+
+class Allocator;
+class ThreadPool;
+
+enum class DeviceType : uint8_t { cpu, cuda };
+
+struct Device {
+  DeviceType type = DeviceType::cpu;
+  int index = 0;  // the local ordinal of a GPU; 0 for the CPU
+
+  bool operator==(const Device&) const = default;
+  std::string str() const;  // "cpu", "cuda:0"
+};
+
+// A marker in a stream's order of work. On the CPU every op is finished when its call returns, so an
+// event is always complete there.
+class Event {
+ public:
+  virtual ~Event() = default;
+  virtual void synchronize() = 0;  // the host waits until all work before the marker is done
+};
+
+// An ordered queue of work on one device, with what ops need to run there. Every op takes the stream
+// first and returns when the work is queued; results may be used by later work on the same stream.
+// A stream belongs to one rank and is used by one thread at a time. It must outlive its tensors' use.
+class Stream {
+ public:
+  Stream(Device device, Allocator& allocator, ThreadPool& pool) : device_(device), allocator_(allocator), pool_(pool) {}
+  virtual ~Stream() = default;
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+
+  Device device() const { return device_; }
+  Allocator& allocator() const { return allocator_; }
+  ThreadPool& pool() const { return pool_; }  // host threads of this rank; CPU kernels run on them
+
+  virtual std::unique_ptr<Event> record() = 0;
+  virtual void wait(const Event& event) = 0;  // later work here runs after the event
+  virtual void synchronize() = 0;             // the host waits for all queued work
+
+ private:
+  Device device_;
+  Allocator& allocator_;
+  ThreadPool& pool_;
+};
+
+// The CPU's stream: work runs at once on the caller and the pool.
+class CpuStream final : public Stream {
+ public:
+  CpuStream(Allocator& allocator, ThreadPool& pool) : Stream(Device{}, allocator, pool) {}
+  std::unique_ptr<Event> record() override;
+  void wait(const Event&) override {}
+  void synchronize() override {}
+};
+
+}  // namespace trireme
