@@ -41,7 +41,7 @@ DType resolve_compute(const Config& config) {
     case ComputeType::bf16: return DType::bf16;
     case ComputeType::automatic: {
       const CpuFeatures& cpu = cpu_features();
-      return cpu.avx512_bf16 || cpu.amx_bf16 ? DType::bf16 : DType::f32;
+      return cpu.has_fast_bf16() ? DType::bf16 : DType::f32;
     }
     case ComputeType::fp8: break;
   }

@@ -16,6 +16,27 @@ std::vector<RecomputeMode> recompute_modes(const Config& config, size_t num_unit
   return modes;
 }
 
+// Onto the stream's device; `loss_sum` is where the head adds its losses.
+Microbatch upload(Stream& stream, const HostMicrobatch& host, const Tensor& loss_sum, float grad_scale,
+                  bool with_gradients) {
+  const auto to_device = [&](const int32_t* data) {
+    Tensor t = Tensor::empty(stream, {host.batch * host.sequence}, DType::i32);
+    ops::copy_from_host(stream, data, t);
+    return t;
+  };
+  Microbatch m;
+  m.batch = host.batch;
+  m.sequence = host.sequence;
+  m.tokens = to_device(host.tokens);
+  m.labels = to_device(host.labels);
+  m.positions = to_device(host.positions);
+  if (host.document_start != nullptr) m.document_start = to_device(host.document_start);
+  m.grad_scale = grad_scale;
+  m.with_gradients = with_gradients;
+  m.loss_sum = loss_sum;
+  return m;
+}
+
 }  // namespace
 
 TrainStep::TrainStep(Stream& stream, Communicator& data, Transformer& model, const Config& config)
@@ -42,25 +63,6 @@ int64_t TrainStep::count_valid(std::span<const HostMicrobatch> microbatches) {
   return count;
 }
 
-Microbatch TrainStep::upload(const HostMicrobatch& host, float grad_scale, bool with_gradients) {
-  const auto to_device = [&](const int32_t* data) {
-    Tensor t = Tensor::empty(stream_, {host.batch * host.sequence}, DType::i32);
-    ops::copy_from_host(stream_, data, t);
-    return t;
-  };
-  Microbatch m;
-  m.batch = host.batch;
-  m.sequence = host.sequence;
-  m.tokens = to_device(host.tokens);
-  m.labels = to_device(host.labels);
-  m.positions = to_device(host.positions);
-  if (host.document_start != nullptr) m.document_start = to_device(host.document_start);
-  m.grad_scale = grad_scale;
-  m.with_gradients = with_gradients;
-  m.loss_sum = loss_sum_;
-  return m;
-}
-
 void TrainStep::reduce_loss() {
   if (data_.size() > 1) data_.all_reduce(loss_sum_, ReduceOp::sum, stream_)->wait(stream_);
 }
@@ -72,7 +74,7 @@ void TrainStep::forward_backward(std::span<const HostMicrobatch> microbatches) {
   ops::fill(stream_, loss_sum_, 0);
   reducer_.begin_step();
   for (size_t i = 0; i < microbatches.size(); ++i) {
-    const Microbatch microbatch = upload(microbatches[i], grad_scale, /*with_gradients=*/true);
+    const Microbatch microbatch = upload(stream_, microbatches[i], loss_sum_, grad_scale, /*with_gradients=*/true);
     const bool last = i + 1 == microbatches.size();
     StageStash stash;
     stage_.forward(stream_, microbatch, {}, stash);
@@ -109,7 +111,7 @@ double TrainStep::evaluate(std::span<const HostMicrobatch> microbatches) {
   const int64_t valid = count_valid(microbatches);
   ops::fill(stream_, loss_sum_, 0);
   for (const HostMicrobatch& host : microbatches) {
-    const Microbatch microbatch = upload(host, 0.0f, /*with_gradients=*/false);
+    const Microbatch microbatch = upload(stream_, host, loss_sum_, 0.0f, /*with_gradients=*/false);
     StageStash stash;
     stage_.forward(stream_, microbatch, {}, stash);
   }
@@ -118,6 +120,17 @@ double TrainStep::evaluate(std::span<const HostMicrobatch> microbatches) {
   ops::copy_to_host(stream_, loss_sum_, &loss_sum);
   stream_.synchronize();
   return valid > 0 ? loss_sum / static_cast<double>(valid) : 0.0;
+}
+
+Tensor forward_logits(Stream& stream, const Transformer& model, const HostMicrobatch& host) {
+  const Microbatch microbatch = upload(stream, host, {}, 0.0f, /*with_gradients=*/false);
+  Tensor hidden;
+  const std::vector<Unit*> units = model.units();
+  for (size_t i = 0; i + 1 < units.size(); ++i) {
+    Stash stash(/*keep=*/false);
+    hidden = units[i]->forward(stream, microbatch, hidden, stash);
+  }
+  return model.head().logits(stream, hidden);
 }
 
 }  // namespace trireme

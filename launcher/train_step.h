@@ -49,7 +49,6 @@ class TrainStep {
 
  private:
   int64_t count_valid(std::span<const HostMicrobatch> microbatches);
-  Microbatch upload(const HostMicrobatch& host, float grad_scale, bool with_gradients);
   void reduce_loss();
 
   Stream& stream_;
@@ -63,5 +62,8 @@ class TrainStep {
   int64_t valid_tokens_ = 0;
   double exposed_comm_seconds_ = 0;
 };
+
+// Logits f32 [batch·sequence, V] of a forward pass without gradients.
+Tensor forward_logits(Stream& stream, const Transformer& model, const HostMicrobatch& host);
 
 }  // namespace trireme
