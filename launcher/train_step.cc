@@ -122,7 +122,9 @@ double TrainStep::evaluate(std::span<const HostMicrobatch> microbatches) {
   return valid > 0 ? loss_sum / static_cast<double>(valid) : 0.0;
 }
 
-Tensor forward_logits(Stream& stream, const Transformer& model, const HostMicrobatch& host) {
+namespace {
+
+Tensor forward_hidden(Stream& stream, const Transformer& model, const HostMicrobatch& host) {
   const Microbatch microbatch = upload(stream, host, {}, 0.0f, /*with_gradients=*/false);
   Tensor hidden;
   const std::vector<Unit*> units = model.units();
@@ -130,7 +132,22 @@ Tensor forward_logits(Stream& stream, const Transformer& model, const HostMicrob
     Stash stash(/*keep=*/false);
     hidden = units[i]->forward(stream, microbatch, hidden, stash);
   }
-  return model.head().logits(stream, hidden);
+  return hidden;
+}
+
+}  // namespace
+
+Tensor forward_logits(Stream& stream, const Transformer& model, const HostMicrobatch& host) {
+  return model.head().logits(stream, forward_hidden(stream, model, host));
+}
+
+std::vector<float> last_logits(Stream& stream, const Transformer& model, const HostMicrobatch& host) {
+  const Tensor hidden = forward_hidden(stream, model, host);
+  const Tensor logits = model.head().logits(stream, hidden.slice(hidden.dim(0) - 1, hidden.dim(0)));
+  std::vector<float> values(static_cast<size_t>(logits.numel()));
+  ops::copy_to_host(stream, logits, values.data());
+  stream.synchronize();
+  return values;
 }
 
 }  // namespace trireme

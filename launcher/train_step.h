@@ -65,5 +65,7 @@ class TrainStep {
 
 // Logits f32 [batch·sequence, V] of a forward pass without gradients.
 Tensor forward_logits(Stream& stream, const Transformer& model, const HostMicrobatch& host);
+// Those of the last position only, on the host: [V].
+std::vector<float> last_logits(Stream& stream, const Transformer& model, const HostMicrobatch& host);
 
 }  // namespace trireme
