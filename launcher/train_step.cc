@@ -16,7 +16,8 @@ std::vector<RecomputeMode> recompute_modes(const Config& config, size_t num_unit
   return modes;
 }
 
-// Onto the stream's device; `loss_sum` is where the head adds its losses.
+}  // namespace
+
 Microbatch upload(Stream& stream, const HostMicrobatch& host, const Tensor& loss_sum, float grad_scale,
                   bool with_gradients) {
   const auto to_device = [&](const int32_t* data) {
@@ -36,8 +37,6 @@ Microbatch upload(Stream& stream, const HostMicrobatch& host, const Tensor& loss
   m.loss_sum = loss_sum;
   return m;
 }
-
-}  // namespace
 
 TrainStep::TrainStep(Stream& stream, Communicator& data, Transformer& model, const Config& config)
     : stream_(stream),
