@@ -3,6 +3,7 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <cstdio>
 
 #include "core/device/cpu_features.h"
 #include "core/error.h"
@@ -46,6 +47,31 @@ DType resolve_compute(const Config& config) {
     case ComputeType::fp8: break;
   }
   throw ConfigError({.what = "precision.compute: fp8 is not built yet", .hint = "bf16"});
+}
+
+int run_rank(const Config& config, MpiRuntime* mpi, const std::function<int(RankContext&)>& body) {
+  const int rank_number = mpi != nullptr ? mpi->rank() : 0;
+  const auto fail = [&](ExitCode code, const std::string& message) {
+    // A rank that failed only because another did stays silent: the first one speaks for all.
+    if (code != ExitCode::peer) {
+      const std::string who = mpi != nullptr && mpi->size() > 1 ? " [rank " + std::to_string(rank_number) + "]" : "";
+      std::fprintf(stderr, "error: %s%s\n", message.c_str(), who.c_str());
+    }
+    if (mpi != nullptr && mpi->size() > 1) mpi->abort(code);
+    return static_cast<int>(code);
+  };
+  try {
+    auto recorder = std::make_unique<FlightRecorder>(rank_number);
+    auto world = mpi != nullptr ? mpi->world(*recorder) : make_self_communicator("world", *recorder);
+    RankContext rank(config, std::move(recorder), std::move(world), mpi != nullptr ? mpi->local_size() : 1);
+    return body(rank);
+  } catch (const Error& error) {
+    return fail(error.code(), error.what());
+  } catch (const std::bad_alloc&) {
+    return fail(ExitCode::machine, "this machine is out of memory; try a smaller batch.micro or recompute.mode: full");
+  } catch (const std::exception& error) {
+    return fail(ExitCode::bug, error.what());
+  }
 }
 
 }  // namespace trireme

@@ -2,6 +2,7 @@
 // constructors; nothing is global.
 #pragma once
 
+#include <functional>
 #include <memory>
 
 #include "core/config/config.h"
