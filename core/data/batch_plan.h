@@ -13,13 +13,9 @@
 #include <optional>
 #include <vector>
 
-namespace trireme {
+#include "core/config/config.h"
 
-struct BatchRamp {
-  int64_t start = 0;      // sequences of the first step
-  int64_t increment = 0;  // grows by this
-  int64_t samples = 0;    // until the full batch is reached after this many samples
-};
+namespace trireme {
 
 struct BatchPlanOptions {
   int64_t global = 0;  // sequences per step
