@@ -19,13 +19,7 @@ TRIREME_HOST_DEVICE float load(const bf16* p) { return std::bit_cast<float>(stat
 TRIREME_HOST_DEVICE void store(float* p, float value) { *p = value; }
 TRIREME_HOST_DEVICE void store(bf16* p, float value) { p->bits = bf16::round(value); }
 
-// What a store and a load make of a value: rounding to the dtype.
-TRIREME_HOST_DEVICE float round_to(float value, const float*) { return value; }
-TRIREME_HOST_DEVICE float round_to(float value, const bf16*) {
-  return std::bit_cast<float>(static_cast<uint32_t>(bf16::round(value)) << 16);
-}
-
-// eˣ to 1.5 ulp; results below 2⁻¹²⁵ are 0.
+// eˣ to 1 ulp; results below 2⁻¹²⁵ are 0.
 TRIREME_HOST_DEVICE float exp(float x) {
   constexpr float kLog2E = 1.44269504f;
   constexpr float kLn2High = 0.693145752f;    // 16 bits, so that n · kLn2High is exact
