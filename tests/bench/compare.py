@@ -7,6 +7,7 @@ from the one that is. What counts is the median step of a turn, and of those the
 """
 
 import argparse
+import ctypes
 import json
 import math
 import os
@@ -20,6 +21,7 @@ import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
+LIBC = ctypes.CDLL(None)
 CORES = len(os.sched_getaffinity(0))
 
 # The least ratio (their seconds / Trireme's seconds) that Trireme must reach, (eager, compile).
@@ -47,6 +49,12 @@ def model_flops(model):
 
 class WorkerError(Exception):
     pass
+
+
+def die_with_parent():
+    """Run in a new worker: should this driver be killed, no frozen worker stays behind with its memory."""
+    PR_SET_PDEATHSIG = 1
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def children_of(pid):
@@ -100,7 +108,8 @@ class Worker:
         if os.geteuid() == 0:
             environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
-                                        text=True, cwd=ROOT, env=environment, start_new_session=True)
+                                        text=True, cwd=ROOT, env=environment, start_new_session=True,
+                                        preexec_fn=die_with_parent)
         self.turns = []  # median seconds per step of each turn
         self.answers = []
         self.others = []  # cores that the rest of the machine used during each turn
@@ -320,6 +329,8 @@ def parse_options():
 
 def main():
     options = parse_options()
+    for number in (signal.SIGINT, signal.SIGTERM):  # either ends the workers before it ends us
+        signal.signal(number, lambda received, _: sys.exit(128 + received))
     if "bf16" in options.dtypes and not (has_cpu_flag("amx_bf16") or has_cpu_flag("avx512_bf16")):
         print("bf16 left out: this CPU has neither AMX nor AVX-512 bf16", file=sys.stderr)
         options.dtypes.remove("bf16")
