@@ -113,7 +113,11 @@ class Worker:
         self.turns = []  # median seconds per step of each turn
         self.answers = []
         self.others = []  # cores that the rest of the machine used during each turn
-        self.ready = self.read()
+        try:
+            self.ready = self.read()
+        except WorkerError:
+            self.close()
+            raise
         self.freeze()
 
     def freeze(self):
@@ -205,6 +209,7 @@ def run_case(options, commands):
                 worker.warm_up(options.warm_up, options.turn_seconds)
             except (WorkerError, OSError) as error:
                 print(f"  left out: {error}", file=sys.stderr, flush=True)
+                options.left_out.append(label)
                 if workers and workers[-1].label == label:
                     workers.pop().close()
         for round_index in range(options.rounds if workers else 0):
@@ -268,7 +273,7 @@ def compare_processes(options, dtype):
 
 
 def print_table(rows):
-    best = {dtype: max((r["gemm"].get(f"{dtype}_gflops", 0.0) for r in rows), default=0.0) for dtype in ("fp32", "bf16")}
+    best = {dtype: max(r["gemm"].get(f"{dtype}_gflops", 0.0) for r in rows) for dtype in ("fp32", "bf16")}
     cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
     print(f"\n{cpu}, {CORES} cores; best GEMM 2048^3: fp32 {best['fp32']:.0f}, "
           f"bf16 {best['bf16']:.0f} GFLOP/s")
@@ -292,7 +297,7 @@ def print_table(rows):
         print(line)
     others = statistics.mean(r["others"] for r in rows)
     if others > 0.1:
-        print(f"\nThe machine was not idle: other programs used {others:.2f} cores on average, so every figure is noisy.")
+        print(f"\nThe machine was not idle: other programs used {others:.2f} cores on average; every figure is noisy.")
     print("\nWhere the step goes (median seconds of each phase)")
     for r in rows:
         if r["phases"]:
@@ -314,8 +319,10 @@ def parse_options():
     parser.add_argument("--trireme", default=str(ROOT / "build" / "trireme_step_bench"), help="Trireme's worker")
     parser.add_argument("--only-torch", action="store_true", help="time torch alone")
     parser.add_argument("--json", type=pathlib.Path, help="write all figures here too")
-    parser.add_argument("--check", action="store_true", help="exit 1 when a floor is not reached")
+    parser.add_argument("--check", action="store_true",
+                        help="exit 1 when a floor is not reached or a program is left out")
     options = parser.parse_args()
+    options.left_out = []  # workers that didn't start or broke
     options.cases = options.cases.split(",")
     options.dtypes = options.dtypes.split(",")
     options.modes = options.modes.split(",")
@@ -342,7 +349,8 @@ def main():
             rows += compare_with_torch(options, case, model, dtype)
     if "c" in options.cases and not options.only_torch and options.threads > 1:
         for dtype in options.dtypes:
-            print(f"case c: llama-9.6m {dtype}, {options.threads} processes against threads", file=sys.stderr, flush=True)
+            print(f"case c: llama-9.6m {dtype}, {options.threads} processes against threads", file=sys.stderr,
+                  flush=True)
             rows += compare_processes(options, dtype)
     if not rows:
         sys.exit("error: no worker ran (expected at least one, see above)")
@@ -350,7 +358,7 @@ def main():
     print(f"\n{time.time() - begin:.0f} s in all")
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
-    return 0 if passed or not options.check else 1
+    return 0 if not options.check or (passed and not options.left_out) else 1
 
 
 if __name__ == "__main__":
