@@ -7,6 +7,7 @@ from the one that is. What counts is the median step of a turn, and of those the
 """
 
 import argparse
+import ctypes
 import json
 import math
 import os
@@ -20,6 +21,7 @@ import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
+LIBC = ctypes.CDLL(None)
 CORES = len(os.sched_getaffinity(0))
 
 # The least ratio (their seconds / Trireme's seconds) that Trireme must reach, (eager, compile).
@@ -47,6 +49,12 @@ def model_flops(model):
 
 class WorkerError(Exception):
     pass
+
+
+def die_with_parent():
+    """Run in a new worker: should this driver be killed, no frozen worker stays behind with its memory."""
+    PR_SET_PDEATHSIG = 1
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def children_of(pid):
@@ -100,11 +108,16 @@ class Worker:
         if os.geteuid() == 0:
             environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
-                                        text=True, cwd=ROOT, env=environment, start_new_session=True)
+                                        text=True, cwd=ROOT, env=environment, start_new_session=True,
+                                        preexec_fn=die_with_parent)
         self.turns = []  # median seconds per step of each turn
         self.answers = []
         self.others = []  # cores that the rest of the machine used during each turn
-        self.ready = self.read()
+        try:
+            self.ready = self.read()
+        except WorkerError:
+            self.close()
+            raise
         self.freeze()
 
     def freeze(self):
@@ -196,6 +209,7 @@ def run_case(options, commands):
                 worker.warm_up(options.warm_up, options.turn_seconds)
             except (WorkerError, OSError) as error:
                 print(f"  left out: {error}", file=sys.stderr, flush=True)
+                options.left_out.append(label)
                 if workers and workers[-1].label == label:
                     workers.pop().close()
         for round_index in range(options.rounds if workers else 0):
@@ -259,7 +273,7 @@ def compare_processes(options, dtype):
 
 
 def print_table(rows):
-    best = {dtype: max((r["gemm"].get(f"{dtype}_gflops", 0.0) for r in rows), default=0.0) for dtype in ("fp32", "bf16")}
+    best = {dtype: max(r["gemm"].get(f"{dtype}_gflops", 0.0) for r in rows) for dtype in ("fp32", "bf16")}
     cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
     print(f"\n{cpu}, {CORES} cores; best GEMM 2048^3: fp32 {best['fp32']:.0f}, "
           f"bf16 {best['bf16']:.0f} GFLOP/s")
@@ -283,7 +297,7 @@ def print_table(rows):
         print(line)
     others = statistics.mean(r["others"] for r in rows)
     if others > 0.1:
-        print(f"\nThe machine was not idle: other programs used {others:.2f} cores on average, so every figure is noisy.")
+        print(f"\nThe machine was not idle: other programs used {others:.2f} cores on average; every figure is noisy.")
     print("\nWhere the step goes (median seconds of each phase)")
     for r in rows:
         if r["phases"]:
@@ -305,8 +319,10 @@ def parse_options():
     parser.add_argument("--trireme", default=str(ROOT / "build" / "trireme_step_bench"), help="Trireme's worker")
     parser.add_argument("--only-torch", action="store_true", help="time torch alone")
     parser.add_argument("--json", type=pathlib.Path, help="write all figures here too")
-    parser.add_argument("--check", action="store_true", help="exit 1 when a floor is not reached")
+    parser.add_argument("--check", action="store_true",
+                        help="exit 1 when a floor is not reached or a program is left out")
     options = parser.parse_args()
+    options.left_out = []  # workers that didn't start or broke
     options.cases = options.cases.split(",")
     options.dtypes = options.dtypes.split(",")
     options.modes = options.modes.split(",")
@@ -320,6 +336,8 @@ def parse_options():
 
 def main():
     options = parse_options()
+    for number in (signal.SIGINT, signal.SIGTERM):  # either ends the workers before it ends us
+        signal.signal(number, lambda received, _: sys.exit(128 + received))
     if "bf16" in options.dtypes and not (has_cpu_flag("amx_bf16") or has_cpu_flag("avx512_bf16")):
         print("bf16 left out: this CPU has neither AMX nor AVX-512 bf16", file=sys.stderr)
         options.dtypes.remove("bf16")
@@ -331,7 +349,8 @@ def main():
             rows += compare_with_torch(options, case, model, dtype)
     if "c" in options.cases and not options.only_torch and options.threads > 1:
         for dtype in options.dtypes:
-            print(f"case c: llama-9.6m {dtype}, {options.threads} processes against threads", file=sys.stderr, flush=True)
+            print(f"case c: llama-9.6m {dtype}, {options.threads} processes against threads", file=sys.stderr,
+                  flush=True)
             rows += compare_processes(options, dtype)
     if not rows:
         sys.exit("error: no worker ran (expected at least one, see above)")
@@ -339,7 +358,7 @@ def main():
     print(f"\n{time.time() - begin:.0f} s in all")
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
-    return 0 if passed or not options.check else 1
+    return 0 if not options.check or (passed and not options.left_out) else 1
 
 
 if __name__ == "__main__":

@@ -1,5 +1,4 @@
-// safetensors and the files below it. Headers are written by hand here; tests/oracle compares with the
-// reference implementation's files.
+// safetensors and the files below it: headers written by hand, and one file of the reference implementation.
 #include <sys/resource.h>
 
 #include <cmath>
@@ -39,6 +38,35 @@ TEST(Safetensors, ReadsBytesWrittenByHand) {
   std::vector<int64_t> b(1);
   reader.read("b", 1, b);
   EXPECT_EQ(b[0], 7);
+}
+
+// The bytes of safetensors.torch.save({"w": [[1, 2], [3, -4.5]], "h": bf16 [1.5], "n": i64 [-100]},
+// {"format": "pt"}), by the package of that name.
+TEST(Safetensors, AgreesWithTheReferenceImplementation) {
+  const TempDir dir;
+  const std::string reference =
+      safetensors(R"({"__metadata__":{"format":"pt"},"n":{"dtype":"I64","shape":[1],"data_offsets":[0,8]},)"
+                  R"("w":{"dtype":"F32","shape":[2,2],"data_offsets":[8,24]},"h":{"dtype":"BF16","shape":[1],"data_offsets":[24,26]}}   )",
+                  Bytes().put<int64_t>(-100).all<float>({1, 2, 3, -4.5f}).put<uint16_t>(0x3FC0).data);
+  ASSERT_EQ(reference.size(), 234u);
+  write_file(dir / "theirs.safetensors", reference);
+  const SafetensorsReader reader(dir / "theirs.safetensors");
+  std::vector<float> w(3);
+  reader.read("w", 1, w);
+  EXPECT_EQ(w, (std::vector<float>{2, 3, -4.5f}));
+
+  SafetensorsWriter writer(dir / "ours.safetensors",
+                           {{"w", FileDType::f32, {2, 2}}, {"h", FileDType::bf16, {1}}, {"n", FileDType::i64, {1}}},
+                           {{"format", "pt"}});
+  for (const std::string& name : reader.names()) writer.write(name, reader.bytes(name));
+  writer.finish();
+  // Keys inside an entry come in another order; the data and the layout are the same.
+  const SafetensorsReader ours(dir / "ours.safetensors");
+  const std::string bytes = testing::read_file(dir / "ours.safetensors");
+  EXPECT_EQ(bytes.substr(bytes.size() - 26), reference.substr(reference.size() - 26));
+  EXPECT_EQ(ours.names(), reader.names());
+  EXPECT_EQ(ours.spec("w").shape, reader.spec("w").shape);
+  EXPECT_EQ(ours.metadata(), reader.metadata());
 }
 
 TEST(Safetensors, ConvertsEveryType) {

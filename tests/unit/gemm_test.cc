@@ -174,14 +174,17 @@ TEST(Gemm, MatchesFp64OnAllKindsShapesAndPools) {
 
 // Every backend that this CPU can run, not only the ones that the rule picks here.
 TEST(Gemm, EveryBackendMatchesFp64) {
-  for (const GemmBackend backend :
-       {GemmBackend::openblas, GemmBackend::onednn_sgemm, GemmBackend::onednn_matmul, GemmBackend::widen}) {
+  for (const GemmBackend backend : {GemmBackend::openblas, GemmBackend::onednn_sgemm, GemmBackend::onednn_bf16,
+                                    GemmBackend::onednn_matmul, GemmBackend::widen}) {
+    const bool needs_f32 = backend == GemmBackend::openblas || backend == GemmBackend::onednn_sgemm;
+    const bool needs_bf16 = backend == GemmBackend::onednn_bf16 || backend == GemmBackend::onednn_matmul;
+    if (needs_bf16 && !cpu_features().has_fast_bf16()) continue;
     for (const auto& shape : kShapes) {
       for (const Case& what : all_kinds(shape[0], shape[1], shape[2], 3)) {
         const bool is_f32 = what.in == DType::f32 && what.out == DType::f32;
-        const bool needs_f32 = backend == GemmBackend::openblas || backend == GemmBackend::onednn_sgemm;
         if (needs_f32 && !is_f32) continue;
-        if (backend == GemmBackend::onednn_matmul && (what.in != DType::bf16 || !cpu_features().has_fast_bf16())) continue;
+        if (needs_bf16 && what.in != DType::bf16) continue;
+        if (backend == GemmBackend::onednn_bf16 && what.out != DType::f32) continue;
         Problem problem(what);
         const Matrix before = problem.c;
         gemm_serial_with(backend, problem.args());
@@ -345,11 +348,15 @@ TEST(GemmBackendTest, FollowsTheFeatures) {
   const CpuFeatures zen3{.avx2 = true};
   const CpuFeatures ice_lake{.avx2 = true, .avx512 = true};
   const CpuFeatures zen4{.avx2 = true, .avx512 = true, .avx512_bf16 = true};
+  const CpuFeatures sapphire_rapids{.avx2 = true, .avx512 = true, .avx512_bf16 = true, .amx_bf16 = true};
   EXPECT_EQ(choose_gemm_backend(zen3, DType::f32, DType::f32), GemmBackend::openblas);
   EXPECT_EQ(choose_gemm_backend(zen3, DType::bf16, DType::f32), GemmBackend::widen);
   EXPECT_EQ(choose_gemm_backend(ice_lake, DType::f32, DType::f32), GemmBackend::onednn_sgemm);
   EXPECT_EQ(choose_gemm_backend(ice_lake, DType::bf16, DType::bf16), GemmBackend::widen);
+  EXPECT_EQ(choose_gemm_backend(zen4, DType::bf16, DType::f32), GemmBackend::onednn_bf16);
   EXPECT_EQ(choose_gemm_backend(zen4, DType::bf16, DType::bf16), GemmBackend::onednn_matmul);
+  EXPECT_EQ(choose_gemm_backend(sapphire_rapids, DType::f32, DType::f32), GemmBackend::onednn_sgemm);
+  EXPECT_EQ(choose_gemm_backend(sapphire_rapids, DType::bf16, DType::f32), GemmBackend::onednn_matmul);
   EXPECT_EQ(choose_gemm_backend(zen4, DType::f32, DType::bf16), GemmBackend::widen);
   EXPECT_FALSE(ice_lake.has_fast_bf16());
   EXPECT_TRUE(zen4.has_fast_bf16());

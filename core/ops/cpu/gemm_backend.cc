@@ -13,6 +13,7 @@ const char* gemm_backend_name(GemmBackend backend) {
   switch (backend) {
     case GemmBackend::openblas: return "OpenBLAS sgemm";
     case GemmBackend::onednn_sgemm: return "oneDNN sgemm";
+    case GemmBackend::onednn_bf16: return "oneDNN bf16 gemm";
     case GemmBackend::onednn_matmul: return "oneDNN matmul";
     case GemmBackend::widen: return "widen to fp32";
   }
@@ -24,8 +25,10 @@ GemmBackend choose_sgemm_backend(const CpuFeatures& features) {
 }
 
 GemmBackend choose_gemm_backend(const CpuFeatures& features, DType inputs, DType output) {
-  if (inputs == DType::bf16) return features.has_fast_bf16() ? GemmBackend::onednn_matmul : GemmBackend::widen;
-  return output == DType::f32 ? choose_sgemm_backend(features) : GemmBackend::widen;
+  const bool to_f32 = output == DType::f32;
+  if (inputs == DType::f32) return to_f32 ? choose_sgemm_backend(features) : GemmBackend::widen;
+  if (!features.has_fast_bf16()) return GemmBackend::widen;
+  return features.amx_bf16 || !to_f32 ? GemmBackend::onednn_matmul : GemmBackend::onednn_bf16;
 }
 
 void gemm_serial_with(GemmBackend backend, const GemmArgs& args) {
@@ -37,6 +40,9 @@ void gemm_serial_with(GemmBackend backend, const GemmArgs& args) {
     case GemmBackend::onednn_sgemm:
       TRIREME_CHECK(is_f32);
       return gemm_onednn_sgemm(args);
+    case GemmBackend::onednn_bf16:
+      TRIREME_CHECK(args.a.dtype == DType::bf16 && args.c.dtype == DType::f32);
+      return gemm_onednn_bf16(args);
     case GemmBackend::onednn_matmul: return gemm_onednn_matmul(args);
     case GemmBackend::widen: return gemm_widen(choose_sgemm_backend(cpu_features()), args);
   }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <iostream>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -212,7 +213,7 @@ int run(int argc, char** argv) {
   }
   const BenchModel bench = make_model(options);
   std::unique_ptr<MpiRuntime> mpi;
-  if (MpiRuntime::launched()) mpi = std::make_unique<MpiRuntime>();
+  if (detect_launch(::getenv).under_mpi) mpi = std::make_unique<MpiRuntime>();
   return run_rank(bench.config, mpi.get(), [&](RankContext& rank) { return serve(rank, options, bench); });
 }
 
