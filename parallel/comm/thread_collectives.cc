@@ -105,7 +105,8 @@ void run_collective_in_memory(Calls calls) {
     case CommOp::all_to_all_v: return all_to_all(calls);
     case CommOp::broadcast:
       for (const CommCall* call : calls) {
-        copy_bytes(bytes_of(call->output), bytes_of(calls[static_cast<size_t>(first.root)]->input), first.input.bytes());
+        const Tensor& root = calls[static_cast<size_t>(first.root)]->input;
+        copy_bytes(bytes_of(call->output), bytes_of(root), root.bytes());
       }
       return;
     case CommOp::barrier:
