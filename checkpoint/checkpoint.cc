@@ -82,7 +82,7 @@ void read_tensors(Stream& stream, const std::string& path, const std::vector<Par
 
 }  // namespace
 
-std::string save_checkpoint(Stream& stream, const std::string& run_dir, const RunState& state,
+std::string save_checkpoint(Stream& stream, const std::string& run_dir, const CheckpointState& state,
                             const std::vector<ParameterRef>& parameters) {
   const fs::path final_path = checkpoints_dir(run_dir) / step_name(state.step);
   const fs::path temporary = final_path.string() + ".tmp";
@@ -120,12 +120,12 @@ std::string save_checkpoint(Stream& stream, const std::string& run_dir, const Ru
   return final_path.string();
 }
 
-RunState read_run_state(const std::string& path) {
+CheckpointState read_checkpoint_state(const std::string& path) {
   const Manifest manifest = read_manifest(path);
   return {manifest.step, manifest.consumed_samples, manifest.config_yaml};
 }
 
-RunState load_checkpoint(Stream& stream, const std::string& path, const std::vector<ParameterRef>& parameters) {
+CheckpointState load_checkpoint(Stream& stream, const std::string& path, const std::vector<ParameterRef>& parameters) {
   const Manifest manifest = read_manifest(path);
   const bool with_states = !parameters.empty() && parameters.front().bucket->first_moment().defined();
   for (const StateFile& file : kStateFiles) {

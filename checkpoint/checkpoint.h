@@ -16,22 +16,22 @@
 
 namespace trireme {
 
-struct RunState {
+struct CheckpointState {
   int64_t step = 0;              // finished updates
   int64_t consumed_samples = 0;  // sequences that they took
   std::string config_yaml;       // the resolved configuration
 };
 
 // Writes RUN_DIR/checkpoints/step-XXXXXXXX; returns its path. Called by one rank that holds everything.
-std::string save_checkpoint(Stream& stream, const std::string& run_dir, const RunState& state,
+std::string save_checkpoint(Stream& stream, const std::string& run_dir, const CheckpointState& state,
                             const std::vector<ParameterRef>& parameters);
 
 // Of a checkpoint directory.
-RunState read_run_state(const std::string& path);
+CheckpointState read_checkpoint_state(const std::string& path);
 
 // Weights, and optimizer states where the buckets have them, into `parameters`. Every file that is read is checked against
-// its hashes. Returns what read_run_state does.
-RunState load_checkpoint(Stream& stream, const std::string& path, const std::vector<ParameterRef>& parameters);
+// its hashes. Returns what read_checkpoint_state does.
+CheckpointState load_checkpoint(Stream& stream, const std::string& path, const std::vector<ParameterRef>& parameters);
 
 // The newest directory below RUN_DIR/checkpoints with a valid manifest.
 std::optional<std::string> latest_checkpoint(const std::string& run_dir);

@@ -27,7 +27,7 @@ struct LoadedModel {
 };
 
 LoadedModel load_from_checkpoint(Stream& stream, const std::string& path) {
-  const Config config = parse_config(read_run_state(path).config_yaml, path + "/manifest.json");
+  const Config config = parse_config(read_checkpoint_state(path).config_yaml, path + "/manifest.json");
   LoadedModel loaded;
   loaded.context = config.data.sequence_length;
   loaded.model = std::make_unique<Transformer>(

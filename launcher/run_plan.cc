@@ -68,15 +68,15 @@ std::string RunPlan::str() const {
     out += line + value + "\n";
   };
   row("model", model);
-  row("parameters", format_count(num_parameters));
+  row("parameters", human_count(static_cast<double>(num_parameters)));
   row("layout", layout);
   row("device", device + ", " + dtype_name(compute) + " compute");
-  row("batch", format_count(tokens_per_step) + " tokens per step, " + std::to_string(num_microbatches) +
+  row("batch", human_count(static_cast<double>(tokens_per_step)) + " tokens per step, " + std::to_string(num_microbatches) +
                    (num_microbatches == 1 ? " microbatch" : " microbatches") + " per data rank");
-  row("tokens", format_count(total_tokens) + " in the run, " + epochs + " epochs of " + format_count(train_tokens));
-  row("memory", format_bytes(total) + " per rank: parameters " + format_bytes(parameter_bytes) + ", gradients " +
-                    format_bytes(gradient_bytes) + ", optimizer " + format_bytes(optimizer_bytes) + ", activations ~" +
-                    format_bytes(activation_bytes));
+  row("tokens", human_count(static_cast<double>(total_tokens)) + " in the run, " + epochs + " epochs of " + human_count(static_cast<double>(train_tokens)));
+  row("memory", human_bytes(total) + " per rank: parameters " + human_bytes(parameter_bytes) + ", gradients " +
+                    human_bytes(gradient_bytes) + ", optimizer " + human_bytes(optimizer_bytes) + ", activations ~" +
+                    human_bytes(activation_bytes));
   return out;
 }
 

@@ -1,7 +1,5 @@
 #include "launcher/trainer.h"
 
-#include <spdlog/spdlog.h>
-
 #include <algorithm>
 #include <chrono>
 #include <ctime>
@@ -47,7 +45,8 @@ std::vector<HostMicrobatch> views_of(const std::vector<HostBatch>& batches, bool
 
 }  // namespace
 
-Trainer::Trainer(RankContext& rank, const Config& config) : rank_(rank), config_(config) {
+Trainer::Trainer(RankContext& rank, const Config& config, Console& console, Logger& logger)
+    : rank_(rank), config_(config), console_(console), logger_(logger) {
   const ModelConfig& model = config.model;
   if (model.rope.type == RopeType::none && config.data.sequence_length > model.max_positions) {
     throw ConfigError({.what = "data.sequence_length is longer than the model's position table",
@@ -78,14 +77,14 @@ int64_t Trainer::prepare() {
   }
   int64_t finished = 0;
   if (from) {
-    const RunState state = load_checkpoint(stream, *from, model_->parameters());
+    const CheckpointState state = load_checkpoint(stream, *from, model_->parameters());
     finished = state.step;
     resumed_samples_ = state.consumed_samples;
-    if (rank_.is_main()) spdlog::info("continuing from {} (step {})", *from, finished);
+    logger_.info("continuing from " + *from + " (step " + std::to_string(finished) + ")");
   } else if (config_.checkpoint.init_from) {
     load_hugging_face(stream, SafetensorsReader(*config_.checkpoint.init_from), hugging_face_names(config_.model),
                       model_->parameters());
-    if (rank_.is_main()) spdlog::info("starting from the weights in {}", *config_.checkpoint.init_from);
+    logger_.info("starting from the weights in " + *config_.checkpoint.init_from);
   } else {
     model_->initialize(stream, static_cast<uint64_t>(config_.run.seed));
   }
@@ -132,13 +131,12 @@ double Trainer::evaluate() {
 double Trainer::save(int64_t finished_steps) {
   const auto begin = Clock::now();
   if (rank_.is_main()) {
-    RunState state;
+    CheckpointState state;
     state.step = finished_steps;
     state.consumed_samples = batches_->consumed(finished_steps);
     state.config_yaml = dump_config(config_);
-    const std::string path = save_checkpoint(rank_.stream(), config_.run.dir, state, model_->parameters());
+    save_checkpoint(rank_.stream(), config_.run.dir, state, model_->parameters());
     prune_checkpoints(config_.run.dir, config_.checkpoint.keep_last, config_.checkpoint.keep_every);
-    spdlog::debug("saved {}", path);
   }
   rank_.world().barrier(rank_.stream())->wait(rank_.stream());
   return seconds_since(begin);
@@ -165,17 +163,26 @@ void Trainer::fail_not_finite(const std::vector<HostMicrobatch>& microbatches, i
 }
 
 void Trainer::run(const StopSignal& stop) {
+  reporter_ = std::make_unique<RunReporter>(rank_, config_, console_, logger_);
+  try {
+    train(stop);
+  } catch (const Error& error) {
+    reporter_->end(RunState::failed, finished_steps_, error.what(), static_cast<int>(error.code()));
+    throw;
+  }
+}
+
+void Trainer::train(const StopSignal& stop) {
   const int64_t first = prepare();
+  finished_steps_ = first;
   const double peak = cpu::measure_peak_gflops(rank_.pool(), plan_.compute) * 1e9;
-  reporter_ = std::make_unique<RunReporter>(config_, plan_, rank_.world_size(), rank_.is_main(), peak, first);
+  reporter_->begin(first, plan_);
   LoaderOptions loader_options;
   loader_options.data_rank = rank_.mesh().data_rank();
   loader_options.first_step = first;
   loader_options.end_step = config_.run.steps;
   Loader loader(*train_data_, *batches_, loader_options);
 
-  reporter_->state("running", first, "", 0);
-  int64_t saved = first;
   bool stopped = false;
   for (int64_t step = first; step < config_.run.steps && !stopped; ++step) {
     rank_.recorder().set_step(step + 1);
@@ -188,38 +195,38 @@ void Trainer::run(const StopSignal& stop) {
     step_->update(lr, step + 1);
     const StepNumbers numbers = step_->numbers();
     if (numbers.non_finite) fail_not_finite(microbatches, step + 1);
+    if (numbers.valid_tokens == 0) logger_.warn("step " + std::to_string(step + 1) + " has no label that counts");
 
-    StepRecord record;
-    record.step = step + 1;
-    record.tokens = batches_->consumed(step + 1) * config_.data.sequence_length;
-    record.loss = numbers.loss;
-    record.lr = lr;
-    record.grad_norm = numbers.grad_norm;
-    record.step_seconds = seconds_since(begin);
+    StepMetrics metrics;
+    metrics.step = step + 1;
+    metrics.tokens = batches_->consumed(step + 1) * config_.data.sequence_length;
+    metrics.loss = numbers.loss;
+    metrics.lr = lr;
+    metrics.grad_norm = numbers.grad_norm;
+    metrics.step_seconds = seconds_since(begin);
+    metrics.exposed_comm_seconds = numbers.exposed_comm_seconds;
+    metrics.data_wait_seconds = loader.waited_seconds() - waited;
+    metrics.memory_bytes = rank_.allocator().stats().peak_live_bytes;
     const double step_tokens = static_cast<double>(batches_->batch(step) * config_.data.sequence_length);
-    record.tokens_per_second = step_tokens / record.step_seconds;
-    const double flops_per_rank = record.tokens_per_second * plan_.flops_per_token / rank_.world_size();
-    record.tflops_per_rank = flops_per_rank * 1e-12;
-    record.mfu = peak > 0 ? flops_per_rank / peak : 0.0;
-    record.memory_bytes = rank_.allocator().stats().peak_live_bytes;
-    record.exposed_comm_seconds = numbers.exposed_comm_seconds;
-    record.data_wait_seconds = loader.waited_seconds() - waited;
+    metrics.tokens_per_second = step_tokens / metrics.step_seconds;
+    const double flops_per_rank = metrics.tokens_per_second * plan_.flops_per_token / rank_.world_size();
+    metrics.tflops_per_rank = flops_per_rank * 1e-12;
+    metrics.mfu = peak > 0 ? flops_per_rank / peak : 0.0;
 
     const bool last = step + 1 == config_.run.steps;
     const auto due = [&](int64_t every) { return every > 0 && (step + 1) % every == 0; };
-    if (valid_data_ && (due(config_.run.eval_every) || last)) record.valid_loss = evaluate();
-    stopped = stop_agreed(stop);
-    if (due(config_.checkpoint.every) || last || stopped) {
-      record.checkpoint_seconds = save(step + 1);
-      saved = step + 1;
-    }
-    reporter_->step(record);
+    if (valid_data_ && (due(config_.run.eval_every) || last)) metrics.valid_loss = evaluate();
+    finished_steps_ = step + 1;
+    stopped = stop_agreed(stop) && !last;
+    if (due(config_.checkpoint.every) || last || stopped) metrics.checkpoint_seconds = save(step + 1);
+    metrics.time = static_cast<double>(std::time(nullptr));
+    reporter_->step(metrics);
   }
-  if (stopped && saved < config_.run.steps) {
-    reporter_->state("stopped", saved, "a signal asked for it", 0);
-    if (rank_.is_main()) spdlog::info("stopped after step {}; the same command continues", saved);
+  if (stopped) {
+    reporter_->end(RunState::stopped, finished_steps_, "a signal asked for it", 0);
+    logger_.info("stopped after step " + std::to_string(finished_steps_) + "; the same command continues");
   } else {
-    reporter_->state("finished", saved, "", 0);
+    reporter_->end(RunState::finished, finished_steps_, "", 0);
   }
 }
 

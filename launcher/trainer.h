@@ -18,15 +18,16 @@ namespace trireme {
 class Trainer {
  public:
   // Checks configuration against world and data, and opens the data; allocates nothing large.
-  Trainer(RankContext& rank, const Config& config);
+  Trainer(RankContext& rank, const Config& config, Console& console, Logger& logger);
 
   const RunPlan& plan() const { return plan_; }
 
-  // From the newest checkpoint (or the beginning) to run.steps, or until a stop signal. Collective over the world. Throws NumbersError
-  // on a loss or norm that isn't finite; nothing is saved then.
+  // From the newest checkpoint (or the beginning) to run.steps, or until a stop signal. Collective over the world. NumbersError
+  // on a loss or norm that isn't finite; nothing is saved then. Whatever is thrown stands in status.json.
   void run(const StopSignal& stop);
 
  private:
+  void train(const StopSignal& stop);
   int64_t prepare();  // builds the model, loads its state; returns the finished steps
   std::vector<HostBatch> next_batches(Loader& loader, int64_t step) const;
   double evaluate();
@@ -36,6 +37,8 @@ class Trainer {
 
   RankContext& rank_;
   Config config_;
+  Console& console_;
+  Logger& logger_;
   std::unique_ptr<Dataset> train_data_;
   std::unique_ptr<Dataset> valid_data_;  // none when the run never evaluates
   RunPlan plan_;
@@ -44,6 +47,7 @@ class Trainer {
   std::unique_ptr<TrainStep> step_;
   std::unique_ptr<RunReporter> reporter_;
   int64_t resumed_samples_ = 0;
+  int64_t finished_steps_ = 0;
 };
 
 }  // namespace trireme

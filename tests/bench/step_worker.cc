@@ -1,6 +1,4 @@
 // Trireme's training step as a worker of compare.py. The protocol and the two models are described in README.md here.
-#include <spdlog/spdlog.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
