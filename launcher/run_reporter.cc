@@ -1,14 +1,24 @@
 #include "launcher/run_reporter.h"
 
+#include <chrono>
+
 #include "core/config/load.h"
 #include "core/metrics/progress.h"
 #include "core/metrics/tensorboard.h"
 
 namespace trireme {
 
+namespace {
+
+double now_seconds() {
+  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+}  // namespace
+
 struct RunReporter::Files {
   MetricsLog metrics;
-  TensorBoardWriter tensorboard;
+  EventWriter tensorboard;
   ProgressLine progress;
 };
 
@@ -26,7 +36,7 @@ void RunReporter::begin(int64_t finished_steps, const RunPlan& plan) {
   layout_ = plan.layout;
   directory_.write_config(dump_config(config_));
   files_.reset(new Files{MetricsLog(directory_.metrics_file(), finished_steps),
-                         TensorBoardWriter(directory_.tensorboard()),
+                         EventWriter(directory_.tensorboard(), now_seconds(), finished_steps),
                          ProgressLine(console_, config_.run.steps, rank_.world_size())});
   directory_.write_status({.state = RunState::running, .step = finished_steps, .layout = layout_});
 }
@@ -36,7 +46,14 @@ void RunReporter::step(const StepMetrics& metrics) {
   const bool due = config_.run.log_every > 0 && metrics.step % config_.run.log_every == 0;
   if (!due && !metrics.valid_loss) return;
   files_->metrics.append(metrics);
-  files_->tensorboard.write_step(metrics);
+  Scalars scalars = {{"loss", static_cast<float>(metrics.loss)},
+                     {"learning_rate", static_cast<float>(metrics.lr)},
+                     {"grad_norm", static_cast<float>(metrics.grad_norm)},
+                     {"step_seconds", static_cast<float>(metrics.step_seconds)},
+                     {"tokens_per_second", static_cast<float>(metrics.tokens_per_second)},
+                     {"mfu", static_cast<float>(metrics.mfu)}};
+  if (metrics.valid_loss) scalars.emplace_back("valid_loss", static_cast<float>(*metrics.valid_loss));
+  files_->tensorboard.write(metrics.time, metrics.step, scalars);
   files_->progress.show(metrics);
 }
 
