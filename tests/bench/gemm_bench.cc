@@ -86,6 +86,7 @@ void run(benchmark::State& state, ThreadPool& pool, const Product& product, DTyp
             .c = {.data = c[static_cast<size_t>(i)].data(), .dtype = out, .ld = c_ld},
             .beta = product.beta};
   };
+  state.SetLabel(gemm_backend_name(choose_gemm_backend(cpu_features(), args(0))));
   for (auto _ : state) {
     if (is_tile) {
       pool.run(num_calls, [&](int64_t i) {
@@ -98,16 +99,15 @@ void run(benchmark::State& state, ThreadPool& pool, const Product& product, DTyp
   const double calls = static_cast<double>(state.iterations() * num_calls * (is_tile ? 8 : 1));
   const double flops = 2.0 * static_cast<double>(product.m * product.n * product.k) * calls;
   state.counters["GFLOP/s"] = benchmark::Counter(flops * 1e-9, benchmark::Counter::kIsRate);
-  state.counters["of_peak"] = benchmark::Counter(flops * 1e-9 / peak, benchmark::Counter::kIsRate);
+  state.counters["of_peak_%"] = benchmark::Counter(flops * 1e-7 / peak, benchmark::Counter::kIsRate);
 }
 
 void register_all(ThreadPool& pool) {
   for (const auto& [in, out] : {std::pair{DType::f32, DType::f32}, {DType::bf16, DType::f32}, {DType::bf16, DType::bf16}}) {
     const double peak = measure_peak_gflops(pool, in);
     if (in == out) {
-      benchmark::AddCustomContext(dtype_name(in) + " peak, " + std::to_string(pool.size()) + " threads",
-                                  std::to_string(static_cast<int>(peak)) + " GFLOP/s by " +
-                                      gemm_backend_name(choose_gemm_backend(cpu_features(), in, DType::f32)));
+      benchmark::AddCustomContext("peak of " + dtype_name(in) + ", " + std::to_string(pool.size()) + " threads",
+                                  std::to_string(static_cast<int>(peak)) + " GFLOP/s");
     }
     for (const Product& product : products()) {
       const std::string name = dtype_name(in) + "->" + dtype_name(out) + "/threads:" + std::to_string(pool.size()) + "/" + product.name;

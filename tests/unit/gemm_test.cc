@@ -174,11 +174,12 @@ TEST(Gemm, MatchesFp64OnAllKindsShapesAndPools) {
 
 // Every backend that this CPU can run, not only the ones that the rule picks here.
 TEST(Gemm, EveryBackendMatchesFp64) {
-  for (const GemmBackend backend : {GemmBackend::openblas, GemmBackend::onednn_sgemm, GemmBackend::onednn_bf16,
-                                    GemmBackend::onednn_matmul, GemmBackend::widen}) {
-    const bool needs_f32 = backend == GemmBackend::openblas || backend == GemmBackend::onednn_sgemm;
+  for (const GemmBackend backend : {GemmBackend::tile, GemmBackend::openblas, GemmBackend::onednn_sgemm,
+                                    GemmBackend::onednn_bf16, GemmBackend::onednn_matmul, GemmBackend::widen}) {
     const bool needs_bf16 = backend == GemmBackend::onednn_bf16 || backend == GemmBackend::onednn_matmul;
+    const bool needs_f32 = !needs_bf16 && backend != GemmBackend::widen;
     if (needs_bf16 && !cpu_features().has_fast_bf16()) continue;
+    if (backend == GemmBackend::tile && !cpu_features().avx512) continue;
     for (const auto& shape : kShapes) {
       for (const Case& what : all_kinds(shape[0], shape[1], shape[2], 3)) {
         const bool is_f32 = what.in == DType::f32 && what.out == DType::f32;
@@ -349,15 +350,22 @@ TEST(GemmBackendTest, FollowsTheFeatures) {
   const CpuFeatures ice_lake{.avx2 = true, .avx512 = true};
   const CpuFeatures zen4{.avx2 = true, .avx512 = true, .avx512_bf16 = true};
   const CpuFeatures sapphire_rapids{.avx2 = true, .avx512 = true, .avx512_bf16 = true, .amx_bf16 = true};
-  EXPECT_EQ(choose_gemm_backend(zen3, DType::f32, DType::f32), GemmBackend::openblas);
-  EXPECT_EQ(choose_gemm_backend(zen3, DType::bf16, DType::f32), GemmBackend::widen);
-  EXPECT_EQ(choose_gemm_backend(ice_lake, DType::f32, DType::f32), GemmBackend::onednn_sgemm);
-  EXPECT_EQ(choose_gemm_backend(ice_lake, DType::bf16, DType::bf16), GemmBackend::widen);
-  EXPECT_EQ(choose_gemm_backend(zen4, DType::bf16, DType::f32), GemmBackend::onednn_bf16);
-  EXPECT_EQ(choose_gemm_backend(zen4, DType::bf16, DType::bf16), GemmBackend::onednn_matmul);
-  EXPECT_EQ(choose_gemm_backend(sapphire_rapids, DType::f32, DType::f32), GemmBackend::onednn_sgemm);
-  EXPECT_EQ(choose_gemm_backend(sapphire_rapids, DType::bf16, DType::f32), GemmBackend::onednn_matmul);
-  EXPECT_EQ(choose_gemm_backend(zen4, DType::f32, DType::bf16), GemmBackend::widen);
+  const auto chosen = [](const CpuFeatures& features, DType in, DType out, int64_t m) {
+    Problem problem({.m = m, .n = 2, .k = 2, .in = in, .out = out});
+    return choose_gemm_backend(features, problem.args());
+  };
+  EXPECT_EQ(chosen(zen3, DType::f32, DType::f32, 300), GemmBackend::openblas);
+  EXPECT_EQ(chosen(zen3, DType::f32, DType::f32, 2), GemmBackend::openblas);
+  EXPECT_EQ(chosen(zen3, DType::bf16, DType::f32, 300), GemmBackend::widen);
+  EXPECT_EQ(chosen(ice_lake, DType::f32, DType::f32, 300), GemmBackend::onednn_sgemm);
+  EXPECT_EQ(chosen(ice_lake, DType::bf16, DType::bf16, 300), GemmBackend::widen);
+  EXPECT_EQ(chosen(zen4, DType::f32, DType::f32, 300), GemmBackend::onednn_sgemm);
+  EXPECT_EQ(chosen(zen4, DType::f32, DType::f32, 256), GemmBackend::tile);
+  EXPECT_EQ(chosen(zen4, DType::bf16, DType::f32, 300), GemmBackend::onednn_bf16);
+  EXPECT_EQ(chosen(zen4, DType::bf16, DType::bf16, 300), GemmBackend::onednn_matmul);
+  EXPECT_EQ(chosen(zen4, DType::f32, DType::bf16, 300), GemmBackend::widen);
+  EXPECT_EQ(chosen(sapphire_rapids, DType::f32, DType::f32, 300), GemmBackend::onednn_sgemm);
+  EXPECT_EQ(chosen(sapphire_rapids, DType::bf16, DType::f32, 300), GemmBackend::onednn_matmul);
   EXPECT_FALSE(ice_lake.has_fast_bf16());
   EXPECT_TRUE(zen4.has_fast_bf16());
 }

@@ -36,7 +36,7 @@ void fill_empty_sum(const GemmArgs& args) {
 void multiply(const GemmArgs& args) {
   if (args.m == 0 || args.n == 0) return;
   if (args.k == 0) return fill_empty_sum(args);
-  gemm_serial_with(choose_gemm_backend(cpu_features(), args.a.dtype, args.c.dtype), args);
+  gemm_serial_with(choose_gemm_backend(cpu_features(), args), args);
 }
 
 GemmArgs piece_of(const GemmArgs& args, int64_t row, int64_t rows, int64_t col, int64_t cols) {

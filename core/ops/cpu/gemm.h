@@ -1,7 +1,7 @@
 // Matrix multiplication on the CPU: C = alpha·op(A)·op(B) + beta·C, matrices row-major with a leading dimension.
 //
 // `gemm` cuts C into rectangles that the threads of a pool claim; each rectangle is one call of a library that runs
-// on the calling thread alone (gemm_backend.h says which library). `gemm_serial` is one such call: it may be used
+// on the calling thread alone (gemm_backend.h says which library, or kernel of ours). `gemm_serial` is one such call: it may be used
 // from inside a task of the pool, from any thread, and costs about a microsecond besides the multiplication.
 //
 // Element types: A and B both f32 or both bf16; C f32 or bf16, whatever A and B are. Sums inside are fp32; a bf16 C

@@ -11,6 +11,7 @@ namespace trireme::cpu {
 
 const char* gemm_backend_name(GemmBackend backend) {
   switch (backend) {
+    case GemmBackend::tile: return "own tile kernel";
     case GemmBackend::openblas: return "OpenBLAS sgemm";
     case GemmBackend::onednn_sgemm: return "oneDNN sgemm";
     case GemmBackend::onednn_bf16: return "oneDNN bf16 gemm";
@@ -20,20 +21,23 @@ const char* gemm_backend_name(GemmBackend backend) {
   return "?";
 }
 
-GemmBackend choose_sgemm_backend(const CpuFeatures& features) {
-  return features.avx512 ? GemmBackend::onednn_sgemm : GemmBackend::openblas;
-}
-
-GemmBackend choose_gemm_backend(const CpuFeatures& features, DType inputs, DType output) {
-  const bool to_f32 = output == DType::f32;
-  if (inputs == DType::f32) return to_f32 ? choose_sgemm_backend(features) : GemmBackend::widen;
-  if (!features.has_fast_bf16()) return GemmBackend::widen;
-  return features.amx_bf16 || !to_f32 ? GemmBackend::onednn_matmul : GemmBackend::onednn_bf16;
+GemmBackend choose_gemm_backend(const CpuFeatures& features, const GemmArgs& args) {
+  const bool to_f32 = args.c.dtype == DType::f32;
+  if (args.a.dtype == DType::bf16) {
+    if (!features.has_fast_bf16()) return GemmBackend::widen;
+    return features.amx_bf16 || !to_f32 ? GemmBackend::onednn_matmul : GemmBackend::onednn_bf16;
+  }
+  if (!to_f32) return GemmBackend::widen;
+  if (!features.avx512) return GemmBackend::openblas;
+  return fits_gemm_tile(args) ? GemmBackend::tile : GemmBackend::onednn_sgemm;
 }
 
 void gemm_serial_with(GemmBackend backend, const GemmArgs& args) {
   const bool is_f32 = args.a.dtype == DType::f32 && args.c.dtype == DType::f32;
   switch (backend) {
+    case GemmBackend::tile:
+      TRIREME_CHECK(is_f32);
+      return gemm_tile_f32(args);
     case GemmBackend::openblas:
       TRIREME_CHECK(is_f32);
       return gemm_openblas(args);
@@ -44,7 +48,7 @@ void gemm_serial_with(GemmBackend backend, const GemmArgs& args) {
       TRIREME_CHECK(args.a.dtype == DType::bf16 && args.c.dtype == DType::f32);
       return gemm_onednn_bf16(args);
     case GemmBackend::onednn_matmul: return gemm_onednn_matmul(args);
-    case GemmBackend::widen: return gemm_widen(choose_sgemm_backend(cpu_features()), args);
+    case GemmBackend::widen: return gemm_widen(args);
   }
 }
 

@@ -11,14 +11,16 @@
 //     bf16 -> f32 (peak 221) dnnl_gemm_bf16bf16f32 198-224   matmul 149-215                   -> onednn_bf16
 //     bf16 -> bf16           the same and rounding 175-211   matmul 195-214                   -> onednn_matmul
 //     weight gradients bf16  198-220              matmul 149-192
-//     tiles 64x64x64, fp32   dnnl_sgemm 66-97     OpenBLAS 74-99   BLIS 58-88
-//     tiles 64x64x64, bf16   162-165              matmul 120-138
+//   Zen 4, 1 thread, tiles of 64x64x64 with long rows (A·B, A·Bᵀ)
+//     fp32                   tile 111, 107        dnnl_sgemm 99, 76   OpenBLAS 112, 83        -> tile
+//     bf16 -> f32            dnnl_gemm_bf16bf16f32 165, 164           matmul 120, 138         -> onednn_bf16
 //   Zen 3, 2 threads, 2048^3
 //     fp32                   dnnl_sgemm 106       OpenBLAS 132     BLIS 128                   -> openblas
 //     bf16                   no hardware                                                      -> widen
 //
-// `widen` converts panels of bf16 to fp32 and multiplies those; it serves CPUs without bf16 instructions and the
-// rare fp32 product whose result is bf16.
+// Our own `tile` kernel loses to oneDNN by a tenth beyond 256x256x256, where packing A pays. `widen` converts panels
+// of bf16 to fp32 and multiplies those; it serves CPUs without bf16 instructions and the rare fp32 product whose
+// result is bf16.
 // Thread safety: every function may be called from any thread; none starts a thread.
 #pragma once
 
@@ -30,6 +32,7 @@
 namespace trireme::cpu {
 
 enum class GemmBackend : uint8_t {
+  tile,           // our own kernel for small fp32 products; AVX-512
   openblas,       // cblas_sgemm; fp32 only
   onednn_sgemm,   // dnnl_sgemm; fp32 only
   onednn_bf16,    // dnnl_gemm_bf16bf16f32; bf16 inputs, f32 result
@@ -38,20 +41,19 @@ enum class GemmBackend : uint8_t {
 };
 
 const char* gemm_backend_name(GemmBackend backend);
-GemmBackend choose_gemm_backend(const CpuFeatures& features, DType inputs, DType output);
-
-// The fp32 library for this CPU: what `widen` multiplies its panels with.
-GemmBackend choose_sgemm_backend(const CpuFeatures& features);
+GemmBackend choose_gemm_backend(const CpuFeatures& features, const GemmArgs& args);
 
 // gemm_serial with a given backend. REQUIRES: one that takes these types.
 void gemm_serial_with(GemmBackend backend, const GemmArgs& args);
 
 // The backends; all REQUIRE checked arguments and m, n, k >= 1.
+void gemm_tile_f32(const GemmArgs& args);
+bool fits_gemm_tile(const GemmArgs& args);  // small enough for `tile` to be the fastest
 void gemm_openblas(const GemmArgs& args);
 void gemm_onednn_sgemm(const GemmArgs& args);
 void gemm_onednn_bf16(const GemmArgs& args);
 void gemm_onednn_matmul(const GemmArgs& args);
-void gemm_widen(GemmBackend sgemm, const GemmArgs& args);
+void gemm_widen(const GemmArgs& args);
 
 // The element (row, col) of op(X), as an address.
 const void* element_of(const MatrixRef& x, int64_t row, int64_t col);
