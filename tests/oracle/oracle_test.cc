@@ -168,7 +168,7 @@ TEST_P(Oracle, SelectiveRecomputation) { check(1, {"run.threads=1", "recompute.m
 TEST_P(Oracle, FullRecomputation) { check(2, {"run.threads=1", "recompute.mode=full"}); }
 
 INSTANTIATE_TEST_SUITE_P(Golden, Oracle, testing::ValuesIn(case_names()),
-                         [](const auto& info) { return info.param; });
+                         [](const auto& p) { return p.param; });
 
 }  // namespace
 }  // namespace trireme
