@@ -1,0 +1,18 @@
+// Token (and learned position) embedding.
+#pragma once
+
+#include "core/tensor/tensor.h"
+
+namespace trireme::ops {
+
+// y[n] = table[tokens[n]] (+ position_table[positions[n]] where position_table is defined).
+// tokens, positions i32 [N]; table [V, C], position_table [P, C], y [N, C] of one dtype (f32 or bf16).
+// An id outside the table is a bug of ours: data is checked when it is read.
+void embedding_forward(Stream& stream, const Tensor& tokens, const Tensor& table, const Tensor& positions,
+                       const Tensor& position_table, Tensor& y);
+
+// dtable[id] += Σ dy[n] over the n with ids[n] = id, in ascending n. dtable f32 [V, C]; without `accumulate` it is zeroed
+// first. Each row is summed by one thread in a fixed order: the same bits on any number of threads.
+void embedding_backward(Stream& stream, const Tensor& ids, const Tensor& dy, Tensor& dtable, bool accumulate);
+
+}  // namespace trireme::ops

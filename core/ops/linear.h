@@ -1,0 +1,26 @@
+// Linear layers: y = x·wᵀ + b, and its two backward halves.
+//
+// x [N, in], w [out, in], b [out], y [N, out]. x, w, b and y share a dtype (f32 or bf16); gradients of weights
+// are always f32. The sums inside are fp32. N, in and out are arbitrary, 0 rows included.
+#pragma once
+
+#include "core/tensor/tensor.h"
+
+namespace trireme::ops {
+
+// y = x·wᵀ + bias. `bias` may be undefined. y may be f32 while x and w are bf16 (logits).
+void linear_forward(Stream& stream, const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor& y);
+
+// y += x·wᵀ + bias (the residual connection). REQUIRES: f32, or y of x's dtype; with bf16 the sum with y is
+// formed in fp32 and rounded once.
+void linear_add_forward(Stream& stream, const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor& y);
+
+// dx = dy·w, or dx += dy·w.
+void linear_backward_input(Stream& stream, const Tensor& dy, const Tensor& weight, Tensor& dx, bool accumulate);
+
+// dw = dyᵀ·x, or dw += dyᵀ·x; dbias likewise with the column sums of dy; `dbias` may be undefined.
+// dw f32 [out, in], dbias f32 [out].
+void linear_backward_weight(Stream& stream, const Tensor& dy, const Tensor& x, Tensor& dweight, Tensor& dbias,
+                            bool accumulate);
+
+}  // namespace trireme::ops

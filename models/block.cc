@@ -1,0 +1,244 @@
+#include "models/block.h"
+
+#include <cmath>
+
+#include "core/ops/activation.h"
+#include "core/ops/elementwise.h"
+#include "core/ops/rotary.h"
+#include "models/parameter_names.h"
+
+namespace trireme {
+
+namespace {
+
+// What a block keeps for backward. N tokens; the widths stand behind.
+enum Slot : int {
+  kInput,           // x [N, C]
+  kMean1,           // statistics of norm1 [N]; means only with layer norm
+  kRstd1,
+  kNormed1,         // [N, C], recomputable
+  kRawQkv,          // W_qkv's output before qk_norm, Qwen3 only
+  kQkNormRstd,      // [N, H + KV], Qwen3 only
+  kQkv,             // what attention reads [N, (H + 2·KV)·D]; recomputable with qk_norm
+  kAttention,       // [N, H·D]
+  kLse,             // [B, H, T]
+  kHidden,          // h [N, C]
+  kMean2,
+  kRstd2,
+  kNormed2,         // [N, C], recomputable
+  kUp,              // [N, 2F] or [N, F]
+  kActivated,       // [N, F], recomputable
+  // Between the two halves of backward:
+  kGradOutput,      // dy
+  kGradUp,
+  kGradHidden,      // gradient of h
+  kGradQkv,
+  kGradNorm1,       // weight gradients that backward_input made
+  kGradNorm2,
+  kGradQNorm,
+  kGradKNorm,
+};
+
+void put_stats(Stash& stash, const ops::NormStats& stats, int mean_slot, int rstd_slot) {
+  if (stats.mean.defined()) stash.put(mean_slot, stats.mean);
+  stash.put(rstd_slot, stats.rstd);
+}
+
+ops::NormStats get_stats(const Stash& stash, int mean_slot, int rstd_slot) {
+  return {stash.has(mean_slot) ? stash.get(mean_slot) : Tensor{}, stash.get(rstd_slot)};
+}
+
+}  // namespace
+
+TransformerBlock::TransformerBlock(const ModelConfig& config, int64_t layer, Tensor rotary_table)
+    : config_(config), name_("layer " + std::to_string(layer)), rotary_table_(std::move(rotary_table)) {
+  const ParameterNames names(config.family, layer);
+  const int64_t hidden = config.hidden_size;
+  const int64_t q_rows = config.num_heads * config.head_dim;
+  const int64_t kv_rows = config.num_kv_heads * config.head_dim;
+  const bool gpt2 = config.family == ModelFamily::gpt2;
+  const double std = config.initializer_range;
+  // GPT-2 divides the initial weights that feed the residual stream by the square root of the number of such layers.
+  const double residual_std = gpt2 ? std / std::sqrt(2.0 * static_cast<double>(config.num_layers)) : std;
+
+  norm1_ = make_norm(names.norm1, hidden, config);
+  norm2_ = make_norm(names.norm2, hidden, config);
+  qkv_.weight = Weight(make_matrix(names.q, q_rows, hidden, std));
+  qkv_.weight.parts.push_back(make_matrix(names.k, kv_rows, hidden, std));
+  qkv_.weight.parts.push_back(make_matrix(names.v, kv_rows, hidden, std));
+  if (gpt2 || config.attention_bias) {
+    qkv_.bias = Weight(make_bias(names.q, q_rows));
+    qkv_.bias.parts.push_back(make_bias(names.k, kv_rows));
+    qkv_.bias.parts.push_back(make_bias(names.v, kv_rows));
+  }
+  if (config.qk_norm) {
+    q_norm_ = Weight(make_norm_weight(names.q_norm, config.head_dim));
+    k_norm_ = Weight(make_norm_weight(names.k_norm, config.head_dim));
+  }
+  attention_out_.weight = Weight(make_matrix(names.o, hidden, q_rows, residual_std));
+  if (gpt2) {
+    up_.weight = Weight(make_matrix(names.up, config.ffn_size, hidden, std));
+    up_.bias = Weight(make_bias(names.up, config.ffn_size));
+    attention_out_.bias = Weight(make_bias(names.o, hidden));
+  } else {
+    up_.weight = Weight(make_matrix(names.gate, config.ffn_size, hidden, std));
+    up_.weight.parts.push_back(make_matrix(names.up, config.ffn_size, hidden, std));
+  }
+  down_.weight = Weight(make_matrix(names.down, hidden, config.ffn_size, residual_std));
+  if (gpt2) down_.bias = Weight(make_bias(names.down, hidden));
+}
+
+std::vector<Weight*> TransformerBlock::weights() {
+  std::vector<Weight*> list;
+  norm1_.list_weights(list);
+  qkv_.list_weights(list);
+  if (q_norm_) list.push_back(&q_norm_);
+  if (k_norm_) list.push_back(&k_norm_);
+  attention_out_.list_weights(list);
+  norm2_.list_weights(list);
+  up_.list_weights(list);
+  down_.list_weights(list);
+  return list;
+}
+
+ops::AttentionShape TransformerBlock::attention_shape(const Microbatch& microbatch) const {
+  return {microbatch.batch,     microbatch.sequence, config_.num_heads,
+          config_.num_kv_heads, config_.head_dim,    1.0f / std::sqrt(static_cast<float>(config_.head_dim))};
+}
+
+// Norm (Qwen3) and rotation of the query and key heads. `qkv` is changed in place unless it is kept raw.
+Tensor TransformerBlock::queries_and_keys(Stream& stream, const Microbatch& microbatch, Tensor qkv, Stash& stash) const {
+  if (config_.qk_norm) {
+    Tensor normed = Tensor::empty(stream, qkv.shape(), qkv.dtype());
+    Tensor rstd = Tensor::empty(stream, {qkv.dim(0), config_.num_heads + config_.num_kv_heads}, DType::f32);
+    ops::qk_norm_forward(stream, qkv, q_norm_.value, k_norm_.value, config_.num_heads, config_.num_kv_heads,
+                         static_cast<float>(config_.norm_eps), normed, rstd);
+    stash.put(kRawQkv, qkv);
+    stash.put(kQkNormRstd, rstd);
+    qkv = normed;
+  }
+  if (rotary_table_.defined()) {
+    ops::rotary(stream, qkv, microbatch.positions, rotary_table_, config_.num_heads + config_.num_kv_heads,
+                config_.head_dim, /*inverse=*/false);
+  }
+  stash.put(kQkv, qkv);
+  return qkv;
+}
+
+Tensor TransformerBlock::activate(Stream& stream, const Tensor& up) const {
+  Tensor y = Tensor::empty(stream, {up.dim(0), config_.ffn_size}, up.dtype());
+  if (config_.activation == Activation::swiglu) {
+    ops::swiglu_forward(stream, up, y);
+  } else {
+    ops::gelu_forward(stream, up, config_.activation == Activation::gelu_tanh ? ops::Gelu::tanh : ops::Gelu::erf, y);
+  }
+  return y;
+}
+
+Tensor TransformerBlock::activate_backward(Stream& stream, const Tensor& dy, const Tensor& up) const {
+  Tensor dup = Tensor::empty(stream, up.shape(), up.dtype());
+  if (config_.activation == Activation::swiglu) {
+    ops::swiglu_backward(stream, dy, up, dup);
+  } else {
+    ops::gelu_backward(stream, dy, up, config_.activation == Activation::gelu_tanh ? ops::Gelu::tanh : ops::Gelu::erf,
+                       dup);
+  }
+  return dup;
+}
+
+Tensor TransformerBlock::forward(Stream& stream, const Microbatch& microbatch, const Tensor& x, Stash& stash) {
+  stash.put(kInput, x);
+  ops::NormStats stats1;
+  const Tensor normed1 = norm1_.forward(stream, x, stats1);
+  put_stats(stash, stats1, kMean1, kRstd1);
+  stash.put(kNormed1, normed1);
+
+  const Tensor qkv = queries_and_keys(stream, microbatch, qkv_.forward(stream, normed1), stash);
+  Tensor attention = Tensor::empty(stream, {x.dim(0), config_.num_heads * config_.head_dim}, x.dtype());
+  Tensor lse = Tensor::empty(stream, {microbatch.batch, config_.num_heads, microbatch.sequence}, DType::f32);
+  ops::attention_forward(stream, attention_shape(microbatch), qkv, microbatch.document_start, attention, lse);
+  stash.put(kAttention, attention);
+  stash.put(kLse, lse);
+
+  Tensor hidden = attention_out_.forward(stream, attention);
+  ops::NormStats stats2;
+  const Tensor normed2 = norm2_.add_forward(stream, hidden, x, stats2);
+  stash.put(kHidden, hidden);
+  put_stats(stash, stats2, kMean2, kRstd2);
+  stash.put(kNormed2, normed2);
+
+  const Tensor up = up_.forward(stream, normed2);
+  stash.put(kUp, up);
+  const Tensor activated = activate(stream, up);
+  stash.put(kActivated, activated);
+  Tensor y = down_.forward(stream, activated);
+  ops::add(stream, y, hidden, y);
+  return y;
+}
+
+void TransformerBlock::drop_recomputable(Stash& stash) {
+  stash.drop(kNormed1);
+  stash.drop(kNormed2);
+  stash.drop(kActivated);
+  if (config_.qk_norm) stash.drop(kQkv);
+}
+
+void TransformerBlock::recompute(Stream& stream, const Microbatch& microbatch, Stash& stash) {
+  ops::NormStats stats1 = get_stats(stash, kMean1, kRstd1);
+  stash.put(kNormed1, norm1_.forward(stream, stash.get(kInput), stats1));
+  ops::NormStats stats2 = get_stats(stash, kMean2, kRstd2);
+  stash.put(kNormed2, norm2_.forward(stream, stash.get(kHidden), stats2));
+  stash.put(kActivated, activate(stream, stash.get(kUp)));
+  if (config_.qk_norm) queries_and_keys(stream, microbatch, stash.get(kRawQkv), stash);
+}
+
+Tensor TransformerBlock::backward_input(Stream& stream, const Microbatch& microbatch, const Tensor& dy, Stash& stash) {
+  // Feed-forward: y = h + down(act(up(norm2(h))))
+  stash.put(kGradOutput, dy);
+  const Tensor dup = activate_backward(stream, down_.backward_input(stream, dy), stash.take(kUp));
+  stash.put(kGradUp, dup);
+  Tensor dhidden = clone(stream, dy);
+  stash.put(kGradNorm2, norm2_.backward_input(stream, up_.backward_input(stream, dup), stash.take(kHidden),
+                                              get_stats(stash, kMean2, kRstd2), dhidden));
+  stash.put(kGradHidden, dhidden);
+
+  // Attention: h = x + out(attention(qkv(norm1(x))))
+  const Tensor dattention = attention_out_.backward_input(stream, dhidden);
+  const Tensor qkv = stash.take(kQkv);
+  Tensor dqkv = Tensor::empty(stream, qkv.shape(), qkv.dtype());
+  ops::attention_backward(stream, attention_shape(microbatch), qkv, microbatch.document_start, stash.get(kAttention),
+                          stash.take(kLse), dattention, dqkv);
+  if (rotary_table_.defined()) {
+    ops::rotary(stream, dqkv, microbatch.positions, rotary_table_, config_.num_heads + config_.num_kv_heads,
+                config_.head_dim, /*inverse=*/true);
+  }
+  if (config_.qk_norm) {
+    Tensor dq_norm = Tensor::empty(stream, {config_.head_dim}, DType::f32);
+    Tensor dk_norm = Tensor::empty(stream, {config_.head_dim}, DType::f32);
+    ops::qk_norm_backward(stream, dqkv, stash.take(kRawQkv), q_norm_.value, k_norm_.value, stash.take(kQkNormRstd),
+                          config_.num_heads, config_.num_kv_heads, dq_norm, dk_norm);
+    stash.put(kGradQNorm, dq_norm);
+    stash.put(kGradKNorm, dk_norm);
+  }
+  stash.put(kGradQkv, dqkv);
+  Tensor dx = clone(stream, dhidden);
+  stash.put(kGradNorm1, norm1_.backward_input(stream, qkv_.backward_input(stream, dqkv), stash.take(kInput),
+                                              get_stats(stash, kMean1, kRstd1), dx));
+  return dx;
+}
+
+void TransformerBlock::backward_weight(Stream& stream, const Microbatch&, Stash& stash) {
+  down_.backward_weight(stream, stash.take(kGradOutput), stash.take(kActivated));
+  up_.backward_weight(stream, stash.take(kGradUp), stash.take(kNormed2));
+  norm2_.backward_weight(stream, stash.take(kGradNorm2));
+  attention_out_.backward_weight(stream, stash.take(kGradHidden), stash.take(kAttention));
+  qkv_.backward_weight(stream, stash.take(kGradQkv), stash.take(kNormed1));
+  if (config_.qk_norm) {
+    add_gradient(stream, stash.take(kGradQNorm), q_norm_);
+    add_gradient(stream, stash.take(kGradKNorm), k_norm_);
+  }
+  norm1_.backward_weight(stream, stash.take(kGradNorm1));
+  stash.clear();
+}
+
+}  // namespace trireme

@@ -1,0 +1,52 @@
+// The transformer block that every family is made of, as one unit:
+//
+//   h = x + W_o · attention(rotary(qk_norm(W_qkv · norm1(x))))
+//   y = h + W_down · act(W_up · norm2(h))
+//
+// Llama: RMS norm, rotary, grouped-query heads, SwiGLU. Qwen2.5: + biases of q, k, v. Qwen3: + norm of each query and key head.
+// GPT-2: layer norm, biases everywhere, learned positions (in the embedding), GELU.
+#pragma once
+
+#include <string>
+
+#include "core/config/config.h"
+#include "core/ops/attention.h"
+#include "models/layers.h"
+#include "parallel/unit.h"
+
+namespace trireme {
+
+class TransformerBlock final : public Unit {
+ public:
+  // `rotary_table` f32 [max_positions, D] (see ops/rotary.h), undefined without rotary; shared by all blocks.
+  TransformerBlock(const ModelConfig& config, int64_t layer, Tensor rotary_table);
+
+  const std::string& name() const override { return name_; }
+  std::vector<Weight*> weights() override;
+
+  Tensor forward(Stream& stream, const Microbatch& microbatch, const Tensor& x, Stash& stash) override;
+  Tensor backward_input(Stream& stream, const Microbatch& microbatch, const Tensor& dy, Stash& stash) override;
+  void backward_weight(Stream& stream, const Microbatch& microbatch, Stash& stash) override;
+  void drop_recomputable(Stash& stash) override;
+  void recompute(Stream& stream, const Microbatch& microbatch, Stash& stash) override;
+
+ private:
+  Tensor queries_and_keys(Stream& stream, const Microbatch& microbatch, Tensor qkv, Stash& stash) const;
+  Tensor activate(Stream& stream, const Tensor& up) const;
+  Tensor activate_backward(Stream& stream, const Tensor& dy, const Tensor& up) const;
+  ops::AttentionShape attention_shape(const Microbatch& microbatch) const;
+
+  ModelConfig config_;
+  std::string name_;
+  Tensor rotary_table_;
+  NormLayer norm1_;
+  LinearLayer qkv_;     // [(H + 2·KV)·D, C]
+  Weight q_norm_;       // [D], Qwen3
+  Weight k_norm_;       // [D], Qwen3
+  LinearLayer attention_out_;  // [C, H·D]
+  NormLayer norm2_;
+  LinearLayer up_;    // [2F, C]: gate, up; GPT-2: [F, C]
+  LinearLayer down_;  // [C, F]
+};
+
+}  // namespace trireme

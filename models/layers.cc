@@ -1,0 +1,87 @@
+#include "models/layers.h"
+
+#include "core/ops/elementwise.h"
+#include "core/ops/linear.h"
+
+namespace trireme {
+
+void LinearLayer::list_weights(std::vector<Weight*>& list) {
+  list.push_back(&weight);
+  if (bias) list.push_back(&bias);
+}
+
+Tensor LinearLayer::forward(Stream& stream, const Tensor& x) const {
+  Tensor y = Tensor::empty(stream, {x.dim(0), out()}, x.dtype());
+  ops::linear_forward(stream, x, weight.value, bias.value, y);
+  return y;
+}
+
+Tensor LinearLayer::backward_input(Stream& stream, const Tensor& dy) const {
+  Tensor dx = Tensor::empty(stream, {dy.dim(0), in()}, dy.dtype());
+  ops::linear_backward_input(stream, dy, weight.value, dx, /*accumulate=*/false);
+  return dx;
+}
+
+void LinearLayer::backward_weight(Stream& stream, const Tensor& dy, const Tensor& x) {
+  const bool accumulate = weight.accumulate_gradient();
+  if (bias) TRIREME_CHECK(bias.accumulate_gradient() == accumulate);
+  ops::linear_backward_weight(stream, dy, x, weight.gradient, bias.gradient, accumulate);
+}
+
+void NormLayer::list_weights(std::vector<Weight*>& list) {
+  list.push_back(&weight);
+  if (bias) list.push_back(&bias);
+}
+
+namespace {
+
+ops::NormStats allocate_stats(Stream& stream, int64_t rows, bool with_mean) {
+  ops::NormStats stats;
+  if (with_mean) stats.mean = Tensor::empty(stream, {rows}, DType::f32);
+  stats.rstd = Tensor::empty(stream, {rows}, DType::f32);
+  return stats;
+}
+
+}  // namespace
+
+Tensor NormLayer::forward(Stream& stream, const Tensor& x, ops::NormStats& stats) const {
+  if (!stats.rstd.defined()) stats = allocate_stats(stream, x.dim(0), static_cast<bool>(bias));
+  Tensor y = Tensor::empty(stream, x.shape(), x.dtype());
+  ops::norm_forward(stream, x, weight.value, bias.value, eps, y, stats);
+  return y;
+}
+
+Tensor NormLayer::add_forward(Stream& stream, Tensor& a, const Tensor& b, ops::NormStats& stats) const {
+  stats = allocate_stats(stream, a.dim(0), static_cast<bool>(bias));
+  Tensor y = Tensor::empty(stream, a.shape(), a.dtype());
+  ops::add_norm_forward(stream, a, b, weight.value, bias.value, eps, a, y, stats);
+  return y;
+}
+
+Tensor NormLayer::backward_input(Stream& stream, const Tensor& dy, const Tensor& x, const ops::NormStats& stats,
+                                 Tensor& dx) const {
+  const int64_t width = x.dim(1);
+  Tensor gradients = Tensor::empty(stream, {bias ? 2 : 1, width}, DType::f32);
+  Tensor dweight = gradients.flat_slice(0, {width});
+  Tensor dbias = bias ? gradients.flat_slice(width, {width}) : Tensor{};
+  ops::norm_backward(stream, dy, x, weight.value, stats, dx, /*accumulate_dx=*/true, dweight, dbias);
+  return gradients;
+}
+
+void NormLayer::backward_weight(Stream& stream, const Tensor& gradients) {
+  const int64_t width = gradients.dim(1);
+  add_gradient(stream, gradients.flat_slice(0, {width}), weight);
+  if (bias) add_gradient(stream, gradients.flat_slice(width, {width}), bias);
+}
+
+void add_gradient(Stream& stream, const Tensor& gradient, Weight& weight) {
+  ops::accumulate(stream, gradient, weight.gradient, weight.accumulate_gradient());
+}
+
+Tensor clone(Stream& stream, const Tensor& x) {
+  Tensor y = Tensor::empty(stream, x.shape(), x.dtype());
+  ops::copy(stream, x, y);
+  return y;
+}
+
+}  // namespace trireme

@@ -1,0 +1,77 @@
+#include "models/parameter_names.h"
+
+namespace trireme {
+
+ParameterNames::ParameterNames(ModelFamily family, int64_t layer) {
+  const std::string i = std::to_string(layer);
+  if (family == ModelFamily::gpt2) {
+    const std::string block = "h." + i;
+    norm1 = block + ".ln_1";
+    q = block + ".attn.q";
+    k = block + ".attn.k";
+    v = block + ".attn.v";
+    o = block + ".attn.c_proj";
+    norm2 = block + ".ln_2";
+    up = block + ".mlp.c_fc";
+    down = block + ".mlp.c_proj";
+    return;
+  }
+  const std::string block = "model.layers." + i;
+  norm1 = block + ".input_layernorm";
+  q = block + ".self_attn.q_proj";
+  k = block + ".self_attn.k_proj";
+  v = block + ".self_attn.v_proj";
+  q_norm = block + ".self_attn.q_norm";
+  k_norm = block + ".self_attn.k_norm";
+  o = block + ".self_attn.o_proj";
+  norm2 = block + ".post_attention_layernorm";
+  gate = block + ".mlp.gate_proj";
+  up = block + ".mlp.up_proj";
+  down = block + ".mlp.down_proj";
+}
+
+std::string ParameterNames::embedding(ModelFamily family) {
+  return family == ModelFamily::gpt2 ? "wte" : "model.embed_tokens";
+}
+std::string ParameterNames::positions(ModelFamily) { return "wpe"; }
+std::string ParameterNames::final_norm(ModelFamily family) {
+  return family == ModelFamily::gpt2 ? "ln_f" : "model.norm";
+}
+std::string ParameterNames::head(ModelFamily) { return "lm_head"; }
+
+namespace {
+
+Parameter make(std::string name, Shape shape, Role role, Initializer init) {
+  Parameter p;
+  p.name = std::move(name);
+  p.shape = shape;
+  p.role = role;
+  p.init = init;
+  p.gradient_placement.partial(Axis::data_shard).partial(Axis::data_replica);
+  return p;
+}
+
+}  // namespace
+
+Parameter make_matrix(const std::string& name, int64_t out, int64_t in, double std) {
+  return make(name + ".weight", {out, in}, Role::matrix, {Initializer::Kind::normal, std});
+}
+Parameter make_embedding(const std::string& name, int64_t rows, int64_t width, double std) {
+  return make(name + ".weight", {rows, width}, Role::embedding, {Initializer::Kind::normal, std});
+}
+Parameter make_bias(const std::string& name, int64_t size) {
+  return make(name + ".bias", {size}, Role::bias, {Initializer::Kind::constant, 0.0});
+}
+Parameter make_norm_weight(const std::string& name, int64_t size) {
+  return make(name + ".weight", {size}, Role::norm, {Initializer::Kind::constant, 1.0});
+}
+
+NormLayer make_norm(const std::string& name, int64_t size, const ModelConfig& config) {
+  NormLayer norm;
+  norm.weight = Weight(make_norm_weight(name, size));
+  if (config.norm == NormKind::layer) norm.bias = Weight(make_bias(name, size));
+  norm.eps = static_cast<float>(config.norm_eps);
+  return norm;
+}
+
+}  // namespace trireme

@@ -1,0 +1,138 @@
+#include "parallel/bucket.h"
+
+#include "core/device/thread_pool.h"
+#include "core/ops/elementwise.h"
+#include "core/random/philox.h"
+
+namespace trireme {
+
+namespace {
+
+constexpr int64_t kAlignment = 64;  // elements
+
+int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
+
+}  // namespace
+
+Bucket::Bucket(Stream& stream, std::string name, std::vector<Weight*> weights, const Options& options)
+    : name_(std::move(name)), weights_(std::move(weights)), compute_(options.compute) {
+  TRIREME_CHECK(!weights_.empty());
+  reduce_axes_ = weights_.front()->parts.front().gradient_placement.partial_axes();
+  int64_t n = 0;
+  for (const Weight* weight : weights_) {
+    n = round_up(n, kAlignment);
+    offsets_.push_back(n);
+    for (const Parameter& part : weight->parts) {
+      TRIREME_CHECK(part.gradient_placement.partial_axes() == reduce_axes_, "a bucket of different reductions");
+      if (segments_.empty() || segments_.back().decays != part.decays()) segments_.push_back({n, n, part.decays()});
+      n += part.shape.numel();
+      segments_.back().end = n;
+    }
+  }
+  n = round_up(n, kAlignment * options.divisor);
+
+  const auto zeros = [&](DType dtype, MemoryTag tag) {
+    Tensor t = Tensor::empty(stream, {n}, dtype, tag);
+    ops::fill(stream, t, 0);
+    return t;
+  };
+  value_ = zeros(compute_, MemoryTag::parameters);
+  gradient_ = zeros(DType::f32, MemoryTag::gradients);
+  if (options.with_optimizer_states) {
+    master_ = compute_ == DType::f32 ? value_ : zeros(DType::f32, MemoryTag::optimizer);
+    m_ = zeros(DType::f32, MemoryTag::optimizer);
+    v_ = zeros(DType::f32, MemoryTag::optimizer);
+  }
+  for (size_t i = 0; i < weights_.size(); ++i) {
+    Weight& weight = *weights_[i];
+    weight.value = value_.flat_slice(offsets_[i], weight.shape());
+    weight.gradient = gradient_.flat_slice(offsets_[i], weight.shape());
+    int64_t offset = offsets_[i];
+    for (Parameter& part : weight.parts) {
+      part.value = value_.flat_slice(offset, part.shape);
+      part.gradient = gradient_.flat_slice(offset, part.shape);
+      offset += part.shape.numel();
+    }
+  }
+}
+
+void Bucket::initialize(Stream& stream, uint64_t seed) {
+  for (Weight* weight : weights_) {
+    for (const Parameter& part : weight->parts) {
+      const int64_t n = part.shape.numel();
+      std::vector<float> host(static_cast<size_t>(n), static_cast<float>(part.init.value));
+      if (part.init.kind == Initializer::Kind::normal) {
+        const uint64_t key = random_key(seed, part.name);
+        stream.pool().for_ranges(n, 16384, [&](int64_t begin, int64_t end) {
+          for (int64_t i = begin; i < end; ++i) {
+            host[static_cast<size_t>(i)] =
+                static_cast<float>(part.init.value * normal_at(key, static_cast<uint64_t>(i)));
+          }
+        });
+      }
+      write(stream, part, Buffer::master, host.data());
+    }
+  }
+}
+
+void Bucket::begin_step() {
+  for (Weight* weight : weights_) weight->gradient_written = false;
+}
+
+void Bucket::finish_gradients(Stream& stream) {
+  for (Weight* weight : weights_) {
+    if (!weight->accumulate_gradient()) ops::fill(stream, weight->gradient, 0);
+  }
+}
+
+int64_t Bucket::offset_of(const Parameter& parameter) const {
+  for (size_t i = 0; i < weights_.size(); ++i) {
+    int64_t offset = offsets_[i];
+    for (const Parameter& part : weights_[i]->parts) {
+      if (&part == &parameter) return offset;
+      offset += part.shape.numel();
+    }
+  }
+  TRIREME_CHECK(false, "a parameter of another bucket");
+  return 0;
+}
+
+Tensor Bucket::view_of(const Tensor& flat, const Parameter& parameter) const {
+  return flat.flat_slice(offset_of(parameter), parameter.shape);
+}
+
+void Bucket::read(Stream& stream, const Parameter& parameter, Buffer kind, float* host) const {
+  const bool has_master = master_.defined();
+  const Tensor& flat = kind == Buffer::master          ? (has_master ? master_ : value_)
+                       : kind == Buffer::gradient      ? gradient_
+                       : kind == Buffer::first_moment ? m_
+                                                       : v_;
+  Tensor view = view_of(flat, parameter);
+  if (view.dtype() == DType::bf16) {
+    Tensor wide = Tensor::empty(stream, view.shape(), DType::f32, MemoryTag::workspace);
+    ops::cast(stream, view, wide);
+    view = wide;
+  }
+  ops::copy_to_host(stream, view, host);
+  stream.synchronize();
+}
+
+void Bucket::write(Stream& stream, const Parameter& parameter, Buffer kind, const float* host) {
+  if (kind == Buffer::master) {
+    if (value_.dtype() == DType::bf16) {
+      Tensor wide = master_.defined() ? view_of(master_, parameter)
+                                      : Tensor::empty(stream, parameter.shape, DType::f32, MemoryTag::workspace);
+      ops::copy_from_host(stream, host, wide);
+      Tensor narrow = view_of(value_, parameter);
+      ops::cast(stream, wide, narrow);
+    } else {
+      Tensor view = view_of(value_, parameter);
+      ops::copy_from_host(stream, host, view);
+    }
+    return;
+  }
+  Tensor view = view_of(kind == Buffer::gradient ? gradient_ : kind == Buffer::first_moment ? m_ : v_, parameter);
+  ops::copy_from_host(stream, host, view);
+}
+
+}  // namespace trireme

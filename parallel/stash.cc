@@ -1,0 +1,41 @@
+#include "parallel/stash.h"
+
+#include <utility>
+
+namespace trireme {
+
+void Stash::put(int slot, Tensor tensor) {
+  if (!keep_) return;
+  const size_t i = static_cast<size_t>(slot);
+  if (slots_.size() <= i) slots_.resize(i + 1);
+  slots_[i] = std::move(tensor);
+}
+
+bool Stash::has(int slot) const {
+  const size_t i = static_cast<size_t>(slot);
+  return i < slots_.size() && slots_[i].defined();
+}
+
+const Tensor& Stash::get(int slot) const {
+  TRIREME_CHECK(has(slot), "an empty slot of a stash");
+  return slots_[static_cast<size_t>(slot)];
+}
+
+Tensor Stash::take(int slot) {
+  TRIREME_CHECK(has(slot), "an empty slot of a stash");
+  return std::exchange(slots_[static_cast<size_t>(slot)], Tensor{});
+}
+
+void Stash::drop(int slot) {
+  if (has(slot)) slots_[static_cast<size_t>(slot)] = Tensor{};
+}
+
+int64_t Stash::bytes() const {
+  int64_t total = 0;
+  for (const Tensor& tensor : slots_) {
+    if (tensor.defined()) total += tensor.bytes();
+  }
+  return total;
+}
+
+}  // namespace trireme

@@ -1,0 +1,53 @@
+// A unit: a layer or a group of them that is gathered, run and freed together; what the stage runner loops over.
+//
+// Backward is explicit and comes in two halves: `backward_input` must run in the reverse order of units, `backward_weight`
+// may run any time after it, in microbatch order. Between them the stash carries what the second half needs.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "core/device/device.h"
+#include "parallel/parameter.h"
+#include "parallel/stash.h"
+
+namespace trireme {
+
+// One microbatch of one data rank: N = batch·sequence tokens, sequence by sequence. Tensors i32 [N] on the device.
+struct Microbatch {
+  int64_t batch = 0;
+  int64_t sequence = 0;
+  Tensor tokens;
+  Tensor labels;          // already shifted: what each position must predict; -100 counts nothing
+  Tensor positions;       // inside the document
+  Tensor document_start;  // first visible position of each token's sequence; undefined: 0
+
+  float grad_scale = 1.0f;     // of each token's loss: 1 / (valid tokens of the global batch)
+  bool with_gradients = true;  // false in evaluation: forward only
+  Tensor loss_sum;             // f64 [1]; the loss head adds the sum of its tokens' losses, unscaled
+
+  int64_t num_tokens() const { return batch * sequence; }
+};
+
+class Unit {
+ public:
+  virtual ~Unit() = default;
+
+  virtual const std::string& name() const = 0;
+  // In the order in which they lie in their bucket. Tied weights are listed by each unit that uses them.
+  virtual std::vector<Weight*> weights() = 0;
+
+  // x [N, C] (undefined for the first unit) -> y [N, C] (undefined for the loss head).
+  virtual Tensor forward(Stream& stream, const Microbatch& microbatch, const Tensor& x, Stash& stash) = 0;
+  // dy [N, C] -> dx [N, C]; undefined where there is no such tensor.
+  virtual Tensor backward_input(Stream& stream, const Microbatch& microbatch, const Tensor& dy, Stash& stash) = 0;
+  // Writes or adds the gradients of `weights()` (Weight::accumulate_gradient), and leaves the stash empty.
+  virtual void backward_weight(Stream& stream, const Microbatch& microbatch, Stash& stash) = 0;
+
+  // Selective recomputation: outputs of norms and activation functions are dropped after forward and made again before
+  // backward_input, with the same bits.
+  virtual void drop_recomputable(Stash&) {}
+  virtual void recompute(Stream&, const Microbatch&, Stash&) {}
+};
+
+}  // namespace trireme
