@@ -14,7 +14,7 @@ endif()
 # triples build time.
 set(CMAKE_CXX_FLAGS_RELWITHDEBINFO "-O2 -g1")
 add_compile_options(-march=x86-64-v3 -Wall -Wextra -Wshadow -Werror
-  -fno-math-errno -fno-trapping-math -ffp-contract=fast)
+  -fno-math-errno -fno-trapping-math -ffp-contract=fast -fopenmp-simd)
 
 if(TRIREME_SANITIZE STREQUAL "address")
   add_compile_options(-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -O1)
