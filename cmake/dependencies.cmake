@@ -8,12 +8,13 @@ function(trireme_need target package)
   endif()
 endfunction()
 
-# trireme_library(TARGET HEADER LIBRARY PACKAGE): for libraries without a CMake file of their own.
+# trireme_library(TARGET HEADER LIBRARY PACKAGE [PATHS dir…]): for libraries without a CMake file of their own.
+# PATHS are searched before the system's own folders.
 function(trireme_library target header library package)
   cmake_parse_arguments(ARG "" "" "PATHS" ${ARGN})
   string(MAKE_C_IDENTIFIER ${target} id)
-  find_path(${id}_INCLUDE ${header} PATHS ${ARG_PATHS})
-  find_library(${id}_LIBRARY NAMES ${library} PATHS ${ARG_PATHS})
+  find_path(${id}_INCLUDE ${header} HINTS ${ARG_PATHS})
+  find_library(${id}_LIBRARY NAMES ${library} HINTS ${ARG_PATHS})
   if(NOT ${id}_INCLUDE OR NOT ${id}_LIBRARY)
     message(FATAL_ERROR "${library} (${header}) was not found: apt-get install ${package} (or run scripts/setup)")
   endif()
@@ -49,6 +50,8 @@ trireme_library(xxhash::xxhash xxhash.h xxhash libxxhash-dev)
 trireme_library(sentencepiece::sentencepiece sentencepiece_processor.h sentencepiece libsentencepiece-dev)
 trireme_library(pcre2::pcre2 pcre2.h pcre2-8 libpcre2-dev)
 trireme_library(dnnl::dnnl dnnl.hpp dnnl libdnnl-dev)
-# The serial build: our thread pool cuts a GEMM, the library computes each piece on one thread.
+# The serial build: our thread pool cuts a GEMM, the library computes each piece on one thread. The threaded build
+# has the same name and is what the system's links lead to, so the program keeps the folder in its run path.
+set(CMAKE_INSTALL_RPATH_USE_LINK_PATH ON)
 trireme_library(blas::serial openblas-serial/cblas.h openblas libopenblas-serial-dev
   PATHS /usr/lib/x86_64-linux-gnu/openblas-serial /usr/include/x86_64-linux-gnu)

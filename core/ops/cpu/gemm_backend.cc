@@ -1,0 +1,75 @@
+#include "core/ops/cpu/gemm_backend.h"
+
+#include <array>
+#include <cstdlib>
+#include <memory>
+#include <new>
+
+#include "core/error.h"
+
+namespace trireme::cpu {
+
+const char* gemm_backend_name(GemmBackend backend) {
+  switch (backend) {
+    case GemmBackend::openblas: return "OpenBLAS sgemm";
+    case GemmBackend::onednn_sgemm: return "oneDNN sgemm";
+    case GemmBackend::onednn_matmul: return "oneDNN matmul";
+    case GemmBackend::widen: return "widen to fp32";
+  }
+  return "?";
+}
+
+GemmBackend choose_sgemm_backend(const CpuFeatures& features) {
+  return features.avx512 ? GemmBackend::onednn_sgemm : GemmBackend::openblas;
+}
+
+GemmBackend choose_gemm_backend(const CpuFeatures& features, DType inputs, DType output) {
+  if (inputs == DType::bf16) return features.has_fast_bf16() ? GemmBackend::onednn_matmul : GemmBackend::widen;
+  return output == DType::f32 ? choose_sgemm_backend(features) : GemmBackend::widen;
+}
+
+void gemm_serial_with(GemmBackend backend, const GemmArgs& args) {
+  const bool is_f32 = args.a.dtype == DType::f32 && args.c.dtype == DType::f32;
+  switch (backend) {
+    case GemmBackend::openblas:
+      TRIREME_CHECK(is_f32);
+      return gemm_openblas(args);
+    case GemmBackend::onednn_sgemm:
+      TRIREME_CHECK(is_f32);
+      return gemm_onednn_sgemm(args);
+    case GemmBackend::onednn_matmul: return gemm_onednn_matmul(args);
+    case GemmBackend::widen: return gemm_widen(choose_sgemm_backend(cpu_features()), args);
+  }
+}
+
+namespace {
+
+constexpr size_t kScratchAlign = 64;
+
+struct Free {
+  void operator()(float* memory) const { std::free(memory); }
+};
+
+struct Scratch {
+  std::unique_ptr<float, Free> memory;
+  int64_t num_floats = 0;
+};
+
+}  // namespace
+
+float* thread_scratch(int slot, int64_t num_floats) {
+  thread_local std::array<Scratch, 4> slots;
+  Scratch& scratch = slots.at(static_cast<size_t>(slot));
+  if (num_floats > scratch.num_floats) {
+    const size_t bytes = static_cast<size_t>(num_floats) * sizeof(float);
+    scratch.memory.reset();
+    scratch.num_floats = 0;
+    void* memory = std::aligned_alloc(kScratchAlign, (bytes + kScratchAlign - 1) / kScratchAlign * kScratchAlign);
+    if (memory == nullptr) throw std::bad_alloc();
+    scratch.memory.reset(static_cast<float*>(memory));
+    scratch.num_floats = num_floats;
+  }
+  return scratch.memory.get();
+}
+
+}  // namespace trireme::cpu

@@ -1,0 +1,368 @@
+#include "core/ops/cpu/gemm.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <limits>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "core/device/cpu_features.h"
+#include "core/device/thread_pool.h"
+#include "core/error.h"
+#include "core/ops/cpu/gemm_backend.h"
+#include "core/ops/cpu/gemm_peak.h"
+#include "core/random/philox.h"
+
+namespace trireme::cpu {
+namespace {
+
+// A matrix in memory with room after each row that must stay as it is.
+struct Matrix {
+  int64_t rows, cols, ld;
+  DType dtype;
+  std::vector<float> f32;
+  std::vector<bf16> half;
+
+  Matrix(int64_t rows_, int64_t cols_, int64_t pad, DType dtype_) : rows(rows_), cols(cols_), ld(cols_ + pad), dtype(dtype_) {
+    const auto count = static_cast<size_t>(rows * ld);
+    if (dtype == DType::f32) f32.assign(count, kUntouched);
+    if (dtype == DType::bf16) half.assign(count, bf16(kUntouched));
+  }
+
+  static constexpr float kUntouched = 1024.0f;
+
+  void set(int64_t i, int64_t j, float value) {
+    const auto at = static_cast<size_t>(i * ld + j);
+    if (dtype == DType::f32) f32[at] = value;
+    if (dtype == DType::bf16) half[at] = bf16(value);
+  }
+  float at(int64_t i, int64_t j) const {
+    const auto index = static_cast<size_t>(i * ld + j);
+    return dtype == DType::f32 ? f32[index] : static_cast<float>(half[index]);
+  }
+  void fill_random(uint64_t key) {
+    for (int64_t i = 0; i < rows; ++i) {
+      for (int64_t j = 0; j < cols; ++j) {
+        const PhiloxBlock block = philox4x32(key, 0, static_cast<uint64_t>(i * cols + j));
+        set(i, j, static_cast<float>(block.x[0] >> 8) * 0x1p-23f - 1.0f);
+      }
+    }
+  }
+  void fill(float value) {
+    for (int64_t i = 0; i < rows; ++i) {
+      for (int64_t j = 0; j < cols; ++j) set(i, j, value);
+    }
+  }
+  void* data() { return dtype == DType::f32 ? static_cast<void*>(f32.data()) : static_cast<void*>(half.data()); }
+  bool same_bytes(const Matrix& other) const {
+    return f32.size() == other.f32.size() && half.size() == other.half.size() &&
+           std::memcmp(f32.data(), other.f32.data(), f32.size() * sizeof(float)) == 0 &&
+           std::memcmp(half.data(), other.half.data(), half.size() * sizeof(bf16)) == 0;
+  }
+};
+
+struct Case {
+  int64_t m, n, k;
+  Transpose ta = Transpose::no;
+  Transpose tb = Transpose::no;
+  DType in = DType::f32;
+  DType out = DType::f32;
+  float alpha = 1.0f;
+  float beta = 0.0f;
+  int64_t pad = 0;
+
+  std::string str() const {
+    return std::to_string(m) + "x" + std::to_string(n) + "x" + std::to_string(k) + (ta == Transpose::yes ? " T" : " N") +
+           (tb == Transpose::yes ? "T " : "N ") + dtype_name(in) + "->" + dtype_name(out) + " alpha " +
+           std::to_string(alpha) + " beta " + std::to_string(beta) + " pad " + std::to_string(pad);
+  }
+};
+
+// The matrices of a case and the call on them.
+struct Problem {
+  Case what;
+  Matrix a, b, c;
+
+  explicit Problem(const Case& what_)
+      : what(what_),
+        a(what.ta == Transpose::no ? what.m : what.k, what.ta == Transpose::no ? what.k : what.m, what.pad, what.in),
+        b(what.tb == Transpose::no ? what.k : what.n, what.tb == Transpose::no ? what.n : what.k, what.pad, what.in),
+        c(what.m, what.n, what.pad, what.out) {
+    a.fill_random(1);
+    b.fill_random(2);
+    if (what.beta == 0.0f) {
+      c.fill(std::numeric_limits<float>::quiet_NaN());  // must not be read
+    } else {
+      c.fill_random(3);
+    }
+  }
+
+  GemmArgs args() {
+    return {.m = what.m,
+            .n = what.n,
+            .k = what.k,
+            .a = {.data = a.data(), .dtype = what.in, .ld = a.ld, .transpose = what.ta},
+            .b = {.data = b.data(), .dtype = what.in, .ld = b.ld, .transpose = what.tb},
+            .c = {.data = c.data(), .dtype = what.out, .ld = c.ld},
+            .alpha = what.alpha,
+            .beta = what.beta};
+  }
+
+  // Compares C with the sums formed in fp64 from `before`, the values of C before the call. An fp32 sum of k
+  // products in any order is off by at most k·2^-24 of the sum of magnitudes; a bf16 result by 2^-9 of itself more.
+  void expect_right(const Matrix& before) const {
+    for (int64_t i = 0; i < what.m; ++i) {
+      for (int64_t j = 0; j < what.n; ++j) {
+        double sum = 0;
+        double magnitude = 0;
+        for (int64_t p = 0; p < what.k; ++p) {
+          const double x = what.ta == Transpose::no ? a.at(i, p) : a.at(p, i);
+          const double y = what.tb == Transpose::no ? b.at(p, j) : b.at(j, p);
+          sum += x * y;
+          magnitude += std::abs(x * y);
+        }
+        double want = what.alpha * sum;
+        if (what.beta != 0.0f) want += before.at(i, j);
+        const double tolerance = static_cast<double>(what.k + 2) * 0x1p-24 * (std::abs(what.alpha) * magnitude + std::abs(want)) +
+                                 (what.out == DType::bf16 ? 0x1p-8 * std::abs(want) : 0.0);
+        ASSERT_NEAR(c.at(i, j), want, tolerance) << what.str() << " at " << i << ", " << j;
+      }
+      for (int64_t j = what.n; j < c.ld; ++j) ASSERT_EQ(c.at(i, j), Matrix::kUntouched) << what.str() << " wrote beside C";
+    }
+  }
+};
+
+std::vector<Case> all_kinds(int64_t m, int64_t n, int64_t k, int64_t pad) {
+  std::vector<Case> cases;
+  for (const Transpose ta : {Transpose::no, Transpose::yes}) {
+    for (const Transpose tb : {Transpose::no, Transpose::yes}) {
+      for (const DType in : {DType::f32, DType::bf16}) {
+        for (const DType out : {DType::f32, DType::bf16}) {
+          for (const float beta : {0.0f, 1.0f}) {
+            cases.push_back({.m = m, .n = n, .k = k, .ta = ta, .tb = tb, .in = in, .out = out, .beta = beta, .pad = pad});
+          }
+        }
+      }
+    }
+  }
+  return cases;
+}
+
+const std::vector<std::vector<int64_t>> kShapes = {{1, 1, 1},   {1, 65, 17},   {17, 1, 129},  {3, 3, 3},     {65, 129, 17},
+                                                   {64, 64, 64}, {17, 65, 300}, {129, 17, 65}, {130, 200, 1}, {270, 530, 33}};
+
+TEST(Gemm, MatchesFp64OnAllKindsShapesAndPools) {
+  ThreadPool one(1), two(2), three(3);
+  for (const auto& shape : kShapes) {
+    for (const int64_t pad : {0, 5}) {
+      for (const Case& what : all_kinds(shape[0], shape[1], shape[2], pad)) {
+        for (ThreadPool* pool : {&one, &two, &three}) {
+          Problem problem(what);
+          const Matrix before = problem.c;
+          gemm(*pool, problem.args());
+          problem.expect_right(before);
+          if (HasFatalFailure()) return;
+        }
+      }
+    }
+  }
+}
+
+// Every backend that this CPU can run, not only the ones that the rule picks here.
+TEST(Gemm, EveryBackendMatchesFp64) {
+  for (const GemmBackend backend :
+       {GemmBackend::openblas, GemmBackend::onednn_sgemm, GemmBackend::onednn_matmul, GemmBackend::widen}) {
+    for (const auto& shape : kShapes) {
+      for (const Case& what : all_kinds(shape[0], shape[1], shape[2], 3)) {
+        const bool is_f32 = what.in == DType::f32 && what.out == DType::f32;
+        const bool needs_f32 = backend == GemmBackend::openblas || backend == GemmBackend::onednn_sgemm;
+        if (needs_f32 && !is_f32) continue;
+        if (backend == GemmBackend::onednn_matmul && (what.in != DType::bf16 || !cpu_features().has_fast_bf16())) continue;
+        Problem problem(what);
+        const Matrix before = problem.c;
+        gemm_serial_with(backend, problem.args());
+        SCOPED_TRACE(gemm_backend_name(backend));
+        problem.expect_right(before);
+        if (HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
+// More than one block of every dimension in the conversion to fp32, and long sums that are cut.
+TEST(Gemm, LongSumsMatchFp64) {
+  ThreadPool pool(2);
+  for (const DType in : {DType::f32, DType::bf16}) {
+    for (const DType out : {DType::f32, DType::bf16}) {
+      const Case what{.m = 70, .n = 90, .k = 1500, .ta = Transpose::yes, .in = in, .out = out, .beta = 1.0f, .pad = 1};
+      Problem problem(what);
+      const Matrix before = problem.c;
+      gemm(pool, problem.args());
+      problem.expect_right(before);
+      Problem widened(what);
+      gemm_serial_with(GemmBackend::widen, widened.args());
+      widened.expect_right(before);
+    }
+  }
+}
+
+TEST(Gemm, ScalesByAlpha) {
+  ThreadPool pool(2);
+  for (Case what : all_kinds(33, 65, 40, 2)) {
+    what.alpha = -0.37f;
+    Problem problem(what);
+    const Matrix before = problem.c;
+    gemm(pool, problem.args());
+    problem.expect_right(before);
+  }
+}
+
+TEST(Gemm, EmptySumsAreZero) {
+  ThreadPool pool(2);
+  for (const Case& what : all_kinds(5, 7, 0, 2)) {
+    Problem problem(what);
+    const Matrix before = problem.c;
+    gemm(pool, problem.args());
+    problem.expect_right(before);
+  }
+  for (const auto& [m, n] : {std::pair<int64_t, int64_t>{0, 5}, {5, 0}, {0, 0}}) {
+    Problem problem({.m = m, .n = n, .k = 3});
+    gemm(pool, problem.args());
+  }
+}
+
+TEST(Gemm, RepeatsBitForBit) {
+  for (const int threads : {1, 2, 3}) {
+    ThreadPool pool(threads);
+    for (const DType in : {DType::f32, DType::bf16}) {
+      const Case what{.m = 300, .n = 330, .k = 700, .ta = Transpose::yes, .in = in, .beta = 1.0f, .pad = 1};
+      Problem first(what);
+      gemm(pool, first.args());
+      for (int repeat = 0; repeat < 5; ++repeat) {
+        Problem again(what);
+        gemm(pool, again.args());
+        ASSERT_TRUE(first.c.same_bytes(again.c)) << threads << " threads " << dtype_name(in);
+      }
+    }
+  }
+}
+
+// A thread that has never multiplied computes what a seasoned one does, and many may do so at once.
+TEST(Gemm, SerialCallsFromManyThreadsAgree) {
+  for (const DType in : {DType::f32, DType::bf16}) {
+    const Case what{.m = 64, .n = 80, .k = 64, .tb = Transpose::yes, .in = in, .pad = 128};
+    Problem expected(what);
+    gemm_serial(expected.args());
+    std::vector<Problem> problems(4, Problem(what));
+    std::vector<std::thread> threads;
+    for (Problem& problem : problems) {
+      threads.emplace_back([&problem] {
+        for (int i = 0; i < 20; ++i) gemm_serial(problem.args());
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    for (const Problem& problem : problems) EXPECT_TRUE(problem.c.same_bytes(expected.c));
+  }
+}
+
+int64_t count_threads() {
+  const std::filesystem::directory_iterator tasks("/proc/self/task");
+  return std::distance(begin(tasks), end(tasks));
+}
+
+TEST(Gemm, StartsNoThreads) {
+  const int64_t before = count_threads();
+  ThreadPool pool(2);
+  for (const DType in : {DType::f32, DType::bf16}) {
+    Problem problem({.m = 300, .n = 600, .k = 512, .in = in});
+    gemm(pool, problem.args());
+    EXPECT_EQ(count_threads(), before + 1);
+    gemm_serial(problem.args());
+    for (const GemmBackend backend : {GemmBackend::openblas, GemmBackend::onednn_sgemm, GemmBackend::widen}) {
+      if (in == DType::bf16 && backend != GemmBackend::widen) continue;
+      gemm_serial_with(backend, problem.args());
+    }
+    EXPECT_EQ(count_threads(), before + 1);
+  }
+}
+
+TEST(Gemm, RefusesWrongArguments) {
+  Problem problem({.m = 4, .n = 5, .k = 6});
+  const GemmArgs right = problem.args();
+  const auto expect_bug = [](GemmArgs wrong) { EXPECT_THROW(gemm_serial(wrong), BugError); };
+  GemmArgs wrong = right;
+  wrong.a.ld = 5;
+  expect_bug(wrong);
+  wrong = right;
+  wrong.b.transpose = Transpose::yes;  // ld 5 is too small for a row of k = 6
+  expect_bug(wrong);
+  wrong = right;
+  wrong.c.ld = 4;
+  expect_bug(wrong);
+  wrong = right;
+  wrong.b.dtype = DType::bf16;
+  expect_bug(wrong);
+  wrong = right;
+  wrong.c.dtype = DType::i32;
+  expect_bug(wrong);
+  wrong = right;
+  wrong.beta = 0.5f;
+  expect_bug(wrong);
+}
+
+// The pieces of a cut cover C, each at least once and none empty, and give every thread work when there is enough.
+TEST(GemmCutTest, CoversAndFeedsAllThreads) {
+  const std::vector<std::vector<int64_t>> shapes = {{1, 1, 1},       {1024, 768, 2304}, {2304, 768, 1024}, {50257, 768, 256},
+                                                    {384, 256, 4096}, {4096, 384, 640},  {1, 50257, 768},   {64, 64, 64},
+                                                    {65, 70000, 3},   {129, 129, 100000}};
+  for (const auto& shape : shapes) {
+    for (const int threads : {1, 2, 3, 4, 7, 64}) {
+      const GemmCut cut = cut_gemm(shape[0], shape[1], shape[2], threads);
+      ASSERT_GE(cut.rows * cut.num_row_pieces, shape[0]);
+      ASSERT_GE(cut.cols * cut.num_col_pieces, shape[1]);
+      ASSERT_LT(cut.rows * (cut.num_row_pieces - 1), shape[0]);
+      ASSERT_LT(cut.cols * (cut.num_col_pieces - 1), shape[1]);
+      const int64_t pieces = cut.num_row_pieces * cut.num_col_pieces;
+      if (threads == 1) {
+        ASSERT_EQ(pieces, 1);
+      }
+      // The busiest thread has at most a third more than its share of a training shape.
+      if (threads <= 4 && shape[0] >= 384 && shape[1] >= 256) {
+        ASSERT_GE(pieces, threads);
+        const auto rounds = static_cast<double>((pieces + threads - 1) / threads);
+        EXPECT_LE(rounds * static_cast<double>(cut.rows * cut.cols) * threads, 1.34 * static_cast<double>(shape[0] * shape[1]))
+            << shape[0] << "x" << shape[1] << " on " << threads;
+      }
+    }
+  }
+}
+
+TEST(GemmBackendTest, FollowsTheFeatures) {
+  const CpuFeatures zen3{.avx2 = true};
+  const CpuFeatures ice_lake{.avx2 = true, .avx512 = true};
+  const CpuFeatures zen4{.avx2 = true, .avx512 = true, .avx512_bf16 = true};
+  EXPECT_EQ(choose_gemm_backend(zen3, DType::f32, DType::f32), GemmBackend::openblas);
+  EXPECT_EQ(choose_gemm_backend(zen3, DType::bf16, DType::f32), GemmBackend::widen);
+  EXPECT_EQ(choose_gemm_backend(ice_lake, DType::f32, DType::f32), GemmBackend::onednn_sgemm);
+  EXPECT_EQ(choose_gemm_backend(ice_lake, DType::bf16, DType::bf16), GemmBackend::widen);
+  EXPECT_EQ(choose_gemm_backend(zen4, DType::bf16, DType::bf16), GemmBackend::onednn_matmul);
+  EXPECT_EQ(choose_gemm_backend(zen4, DType::f32, DType::bf16), GemmBackend::widen);
+  EXPECT_FALSE(ice_lake.has_fast_bf16());
+  EXPECT_TRUE(zen4.has_fast_bf16());
+}
+
+TEST(GemmPeak, IsAPlausibleRate) {
+  ThreadPool pool(1);
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const double gflops = measure_peak_gflops(pool, dtype);
+    EXPECT_GT(gflops, 0.01);
+    EXPECT_LT(gflops, 1e5);
+  }
+}
+
+}  // namespace
+}  // namespace trireme::cpu
