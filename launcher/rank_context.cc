@@ -3,7 +3,9 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
+#include <thread>
 
 #include "core/device/cpu_features.h"
 #include "core/error.h"
@@ -46,11 +48,21 @@ DType resolve_compute(const Config& config) {
   throw ConfigError({.what = "precision.compute: fp8 is not built yet", .hint = "bf16"});
 }
 
+namespace {
+
+// All ranks often fail alike. One message is enough: the lowest rank's, which aborts the others while they wait.
+void wait_for_lower_ranks(int rank) {
+  if (rank > 0) std::this_thread::sleep_for(std::chrono::milliseconds(400 + 100 * std::min(rank, 30)));
+}
+
+}  // namespace
+
 int run_rank(const Config& config, MpiRuntime* mpi, const std::function<int(RankContext&)>& body) {
   const int rank_number = mpi != nullptr ? mpi->rank() : 0;
   const auto fail = [&](ExitCode code, const std::string& message) {
     // A rank that failed only because another did stays silent: the first one speaks for all.
     if (code != ExitCode::peer) {
+      wait_for_lower_ranks(rank_number);
       const std::string who = mpi != nullptr && mpi->size() > 1 ? " [rank " + std::to_string(rank_number) + "]" : "";
       std::fprintf(stderr, "error: %s%s\n", message.c_str(), who.c_str());
     }
