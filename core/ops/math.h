@@ -19,28 +19,29 @@ TRIREME_HOST_DEVICE float load(const bf16* p) { return std::bit_cast<float>(stat
 TRIREME_HOST_DEVICE void store(float* p, float value) { *p = value; }
 TRIREME_HOST_DEVICE void store(bf16* p, float value) { p->bits = bf16::round(value); }
 
-// eˣ to 1 ulp; results below 2⁻¹²⁵ are 0.
-TRIREME_HOST_DEVICE float exp(float x) {
+// eˣ to 1.5 ulp for −88 <= x <= 88; results below 2⁻¹²⁶·0.7 are 0.
+TRIREME_HOST_DEVICE float exp_between(float x) {
   constexpr float kLog2E = 1.44269504f;
-  constexpr float kLn2High = 0.693145752f;    // 16 bits, so that n · kLn2High is exact
+  constexpr float kLn2High = 0.693145752f;  // 16 bits, so that n · kLn2High is exact
   constexpr float kLn2Low = 1.42860677e-6f;
-  constexpr float kRound = 12582912.0f;       // 1.5·2²³: adding it leaves the nearest integer in the low bits
-  x = x < -87.0f ? -87.0f : x;
-  x = x > 88.8f ? 88.8f : x;
+  constexpr float kRound = 12582912.0f;  // 1.5·2²³: adding it leaves the nearest integer in the low bits
   const float shifted = std::fma(x, kLog2E, kRound);
   const float n = shifted - kRound;
   const float r = std::fma(n, -kLn2Low, std::fma(n, -kLn2High, x));
-  // (eʳ − 1 − r) / r² on |r| <= ln 2 / 2, minimax, relative error of eʳ 3e-9.
-  float q = 0x1.6a23ccp-10f;
-  q = std::fma(q, r, 0x1.123a2p-7f);
-  q = std::fma(q, r, 0x1.5558f2p-5f);
-  q = std::fma(q, r, 0x1.555492p-3f);
-  q = std::fma(q, r, 0x1.fffffcp-2f);
-  const float p = std::fma(r * r, q, r) + 1.0f;
-  // 2ⁿ in two steps, for 2¹²⁸ is no fp32; at n = −126 the first is 0.
-  const uint32_t half = (std::bit_cast<uint32_t>(shifted) + 126u) << 23;
-  return p * 2.0f * std::bit_cast<float>(half);
+  // eʳ on |r| <= ln 2 / 2, minimax, relative error 3e-9.
+  float p = 0x1.6a23ccp-10f;
+  p = std::fma(p, r, 0x1.123a2p-7f);
+  p = std::fma(p, r, 0x1.5558f2p-5f);
+  p = std::fma(p, r, 0x1.555492p-3f);
+  p = std::fma(p, r, 0x1.fffffcp-2f);
+  p = std::fma(p, r, 1.0f);
+  p = std::fma(p, r, 1.0f);
+  const uint32_t exponent = (std::bit_cast<uint32_t>(shifted) + 127u) << 23;  // 2ⁿ, or 0 for n = −127
+  return p * std::bit_cast<float>(exponent);
 }
+
+// eˣ for x <= 0, −∞ included.
+TRIREME_HOST_DEVICE float exp_of_nonpositive(float x) { return exp_between(x < -88.0f ? -88.0f : x); }
 
 // σ(x) = 1 / (1 + e⁻ˣ) and 1 − σ(x), each to 3 ulp; not below 5e-38.
 struct Sigmoid {
@@ -50,7 +51,8 @@ struct Sigmoid {
 
 TRIREME_HOST_DEVICE Sigmoid sigmoid(float x) {
   x = x < -86.0f ? -86.0f : x;
-  const float e = exp(-x);
+  x = x > 88.0f ? 88.0f : x;
+  const float e = exp_between(-x);
   const float s = 1.0f / (1.0f + e);
   return {s, e * s};
 }
@@ -94,7 +96,7 @@ TRIREME_HOST_DEVICE NormalCdf normal_cdf(float x) {
   z = z > 13.0f ? 13.0f : z;
   const float square = z * z;
   const float rest = std::fma(z, z, -square);  // what rounding took from z²: at z = 10 it is 3e-6 of the result
-  const float e = exp(-0.5f * square);
+  const float e = exp_between(-0.5f * square);
   const float bell = std::fma(e, -0.5f * rest, e);
   // Φ(−z) = e^(−z²/2) · t · p(t), t = 1 / (1 + 0.28·z): minimax on 0 <= z <= 13.4, relative error 6e-8.
   const float t = 1.0f / std::fma(0.28f, z, 1.0f);

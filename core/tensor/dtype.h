@@ -26,9 +26,9 @@ struct bf16 {
 
   TRIREME_HOST_DEVICE static uint16_t round(float value) {
     const uint32_t x = std::bit_cast<uint32_t>(value);
-    const uint32_t rounded = (x + 0x7FFFu + ((x >> 16) & 1u)) >> 16;
-    const uint32_t quiet = (x >> 16) | 0x0040u;  // for NaN: keep the sign, set the quiet bit
-    return static_cast<uint16_t>((x & 0x7FFFFFFFu) > 0x7F800000u ? quiet : rounded);
+    const uint32_t rounded = x + 0x7FFFu + ((x >> 16) & 1u);
+    const uint32_t quiet = x | 0x00400000u;  // for NaN: keep the sign, set the quiet bit
+    return static_cast<uint16_t>((value != value ? quiet : rounded) >> 16);
   }
 };
 

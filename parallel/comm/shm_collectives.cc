@@ -64,7 +64,7 @@ class ShmCollective : public HostOp {
   const int64_t item_;  // bytes of an element
   const int64_t slot_bytes_;
   int64_t num_to_produce_ = 0;
-  int64_t num_to_reduce_ = 0;
+  bool reduces_ = false;  // there is a reduce stage: as many chunks as are produced
   int64_t num_to_consume_ = 0;
 
  private:
@@ -148,16 +148,18 @@ void ShmCollective::close() {
   finished_ = true;
 }
 
-// Later stages first: what they touch is still in the cache.
+// Later stages first: what they touch is still in the cache. `consumed` tells the others that this rank is done with
+// their slots and `produced` that it may write its own, so no stage of a chunk may overtake the one before.
 bool ShmCollective::step() {
   if (!open_ && !open()) return false;
   bool progress = false;
   if (!agreed_) progress = check_agreement();
-  if (agreed_ && consumed_ < num_to_consume_ && can_consume(consumed_)) {
+  const int64_t consumable = reduces_ ? reduced_ : num_to_consume_;
+  if (agreed_ && consumed_ < consumable && can_consume(consumed_)) {
     consume(consumed_);
     publish(&RankControl::consumed, ++consumed_);
     progress = true;
-  } else if (agreed_ && reduced_ < num_to_reduce_ && all_have(&RankControl::produced, reduced_)) {
+  } else if (agreed_ && reduces_ && reduced_ < produced_ && all_have(&RankControl::produced, reduced_)) {
     reduce(reduced_);
     publish(&RankControl::reduced, ++reduced_);
     progress = true;
@@ -173,7 +175,8 @@ bool ShmCollective::step() {
     publish(&RankControl::consumed, kAllChunks);
     needs_no_more_ = true;
   }
-  if (agreed_ && produced_ == num_to_produce_ && reduced_ == num_to_reduce_ && consumed_ == num_to_consume_) close();
+  const bool reduced_all = !reduces_ || reduced_ == num_to_produce_;
+  if (agreed_ && produced_ == num_to_produce_ && reduced_all && consumed_ == num_to_consume_) close();
   return progress || finished_;
 }
 
@@ -184,7 +187,8 @@ class ShmAllReduce final : public ShmCollective {
  public:
   ShmAllReduce(ShmTransport& transport, const CommCall& call, int64_t sequence)
       : ShmCollective(transport, call, sequence), chunk_(piece_numel() * size_), inputs_(static_cast<size_t>(size_)) {
-    num_to_produce_ = num_to_reduce_ = num_to_consume_ = ceil_div(call.input.numel(), chunk_);
+    num_to_produce_ = num_to_consume_ = ceil_div(call.input.numel(), chunk_);
+    reduces_ = true;
   }
 
  protected:

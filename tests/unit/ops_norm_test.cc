@@ -240,7 +240,8 @@ TEST_P(NormTest, QkNormMatchesReference) {
     int64_t rows, heads, kv_heads, dim;
   };
   for (const DType dtype : {DType::f32, DType::bf16}) {
-    for (const Case& c : {Case{0, 2, 1, 4}, Case{3, 2, 1, 3}, Case{2, 3, 3, 17}, Case{35, 1, 1, 4}, Case{2, 4, 2, 65}}) {
+    for (const Case& c : {Case{0, 2, 1, 4}, Case{3, 2, 1, 3}, Case{2, 3, 3, 17}, Case{35, 1, 1, 4}, Case{2, 4, 2, 65},
+                          Case{2, 2, 1, 64}, Case{2, 2, 1, 128}}) {
       const Shape shape{c.rows, (c.heads + 2 * c.kv_heads) * c.dim};
       const std::string what = dtype_name(dtype) + " " + shape.str();
       const Tensor qkv = normal(dtype, shape, "qkv");

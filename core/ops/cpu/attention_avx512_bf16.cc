@@ -79,6 +79,7 @@ struct DotEngine {
 
   static void copy_rows(const uint16_t* src, int64_t stride, int count, int dim, uint16_t* dst, int64_t padded) {
     for (int i = 0; i < kTile; ++i) {
+      if (i + kRowsAhead < count) prefetch_rows(src + (i + kRowsAhead) * stride, stride, 1, dim);
       for (int64_t j = 0; j < padded; j += 32) {
         const int64_t n = i < count ? (dim - j < 32 ? dim - j : 32) : 0;
         const __mmask32 mask = static_cast<__mmask32>((uint64_t{1} << n) - 1);

@@ -25,6 +25,15 @@ enum class Into { set, add, scale_and_add };
 
 [[gnu::always_inline]] inline int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
+// Asks for `count` rows of `dim` elements ahead of their use.
+template <class In>
+[[gnu::always_inline]] inline void prefetch_rows(const In* src, int64_t stride, int64_t count, int dim) {
+  for (int64_t i = 0; i < count; ++i) {
+    for (int j = 0; j < dim; j += static_cast<int>(64 / sizeof(In))) __builtin_prefetch(src + i * stride + j, 0, 2);
+  }
+}
+constexpr int kRowsAhead = 12;  // rows in flight while a tile is copied: strided rows defeat the hardware's prefetcher
+
 // fp32 operands. `In` is the dtype of the tensors: float, or uint16_t for the bits of bf16, converted on the way.
 template <class S, class InT>
 struct FloatEngine {
@@ -88,6 +97,7 @@ struct FloatEngine {
   // Copies `count` rows of `dim` elements to [kTile, padded], zeros elsewhere.
   static void copy_rows(const In* src, int64_t stride, int count, int dim, float* dst, int64_t padded) {
     for (int i = 0; i < kTile; ++i) {
+      if (i + kRowsAhead < count) prefetch_rows(src + (i + kRowsAhead) * stride, stride, 1, dim);
       for (int64_t j = 0; j < padded; j += 16) {
         const int n = i < count ? static_cast<int>(dim - j < 16 ? dim - j : 16) : 0;
         S::store(dst + i * padded + j, n > 0 ? S::load_first(src + i * stride + j, n) : S::zero());

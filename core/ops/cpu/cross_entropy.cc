@@ -38,7 +38,7 @@ LogSumExp log_sum_exp(const float* row, int64_t columns) {
     const float shift = block_max > -std::numeric_limits<float>::infinity() ? block_max : 0.0f;  // all masked so far
     float sum = 0;
 #pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < n; ++i) sum += math::exp(x[i] - shift);
+    for (int64_t i = 0; i < n; ++i) sum += math::exp_of_nonpositive(x[i] - shift);
     total.sum += static_cast<double>(sum);
   }
   return total;
@@ -48,7 +48,7 @@ LogSumExp log_sum_exp(const float* row, int64_t columns) {
 template <class T>
 TRIREME_MULTIVERSION void softmax_grad_row(const float* x, float shift, float factor, T* d, int64_t columns) {
 #pragma omp simd
-  for (int64_t i = 0; i < columns; ++i) math::store(d + i, math::exp(x[i] - shift) * factor);
+  for (int64_t i = 0; i < columns; ++i) math::store(d + i, math::exp_of_nonpositive(x[i] - shift) * factor);
 }
 
 template <class T>

@@ -1,8 +1,10 @@
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 #include "core/ops/cpu/blocks.h"
 #include "core/ops/cpu/kernels.h"
+#include "core/ops/cpu/lanes.h"
 #include "core/ops/cpu/multiversion.h"
 #include "core/ops/math.h"
 
@@ -20,17 +22,16 @@ struct Heads {
   int64_t row() const { return (num_query + 2 * num_kv) * dim; }
 };
 
-template <class T>
+// kDim is the head dim where it is a usual one, so that the short loops are laid out flat; 0 reads it from `heads`.
+template <class T, int64_t kDim>
 TRIREME_MULTIVERSION void forward_row(const Heads& heads, const T* x, const T* q_weight, const T* k_weight, float eps,
                                       T* y, float* rstd) {
-  const int64_t dim = heads.dim;
+  const int64_t dim = kDim > 0 ? kDim : heads.dim;
   for (int64_t h = 0; h < heads.num_normed(); ++h) {
     const T* in = x + h * dim;
     const T* weight = h < heads.num_query ? q_weight : k_weight;
     T* out = y + h * dim;
-    float squares = 0;
-#pragma omp simd reduction(+ : squares)
-    for (int64_t i = 0; i < dim; ++i) squares = std::fma(math::load(in + i), math::load(in + i), squares);
+    const float squares = sum_of(dim, [&](auto load) __attribute__((always_inline)) { return load(in) * load(in); });
     const float r = 1.0f / std::sqrt(squares / static_cast<float>(dim) + eps);
     rstd[h] = r;
 #pragma omp simd
@@ -39,10 +40,10 @@ TRIREME_MULTIVERSION void forward_row(const Heads& heads, const T* x, const T* q
 }
 
 // One row in place; adds to dweights [2, D], of queries and of keys.
-template <class T>
+template <class T, int64_t kDim>
 TRIREME_MULTIVERSION void backward_row(const Heads& heads, T* d, const T* x, const T* q_weight, const T* k_weight,
                                        const float* rstd, float* dweights) {
-  const int64_t dim = heads.dim;
+  const int64_t dim = kDim > 0 ? kDim : heads.dim;
   for (int64_t head = 0; head < heads.num_normed(); ++head) {
     const bool query = head < heads.num_query;
     const T* in = x + head * dim;
@@ -50,11 +51,9 @@ TRIREME_MULTIVERSION void backward_row(const Heads& heads, T* d, const T* x, con
     const T* weight = query ? q_weight : k_weight;
     float* dweight = query ? dweights : dweights + dim;
     const float r = rstd[head];
-    float sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < dim; ++i) {
-      sum = std::fma(math::load(dy + i) * math::load(weight + i), math::load(in + i) * r, sum);
-    }
+    const float sum = sum_of(dim, [&](auto load) __attribute__((always_inline)) {
+      return load(dy) * load(weight) * (load(in) * r);
+    });
     const float mean = sum / static_cast<float>(dim);
 #pragma omp simd
     for (int64_t i = 0; i < dim; ++i) {
@@ -63,6 +62,18 @@ TRIREME_MULTIVERSION void backward_row(const Heads& heads, T* d, const T* x, con
       dweight[i] = std::fma(g, h, dweight[i]);
       math::store(dy + i, std::fma(-h, mean, g * math::load(weight + i)) * r);
     }
+  }
+}
+
+// Calls f(integral_constant<kDim>).
+template <class F>
+void with_head_dim(int64_t dim, F&& f) {
+  if (dim == 64) {
+    f(std::integral_constant<int64_t, 64>{});
+  } else if (dim == 128) {
+    f(std::integral_constant<int64_t, 128>{});
+  } else {
+    f(std::integral_constant<int64_t, 0>{});
   }
 }
 
@@ -77,12 +88,16 @@ void qk_norm_forward(Stream& stream, const Tensor& qkv, const Tensor& q_weight, 
   with_float_type(qkv.dtype(), [&]<class T>(T) {
     const T* x = qkv.data<T>();
     T* y = out.data<T>();
-    stream.pool().for_ranges(qkv.dim(0), rows_per_piece(row), [&](int64_t begin, int64_t end) {
-      for (int64_t n = begin; n < end; ++n) {
-        forward_row(heads, x + n * row, q_weight.data<T>(), k_weight.data<T>(), eps, y + n * row, stats + n * normed);
-        std::memcpy(y + n * row + normed * heads.dim, x + n * row + normed * heads.dim,
-                    static_cast<size_t>(heads.num_kv * heads.dim) * sizeof(T));
-      }
+    const T* q = q_weight.data<T>();
+    const T* k = k_weight.data<T>();
+    const int64_t values = normed * heads.dim;  // where they begin in a row
+    with_head_dim(heads.dim, [&]<int64_t kDim>(std::integral_constant<int64_t, kDim>) {
+      stream.pool().for_ranges(qkv.dim(0), rows_per_piece(row), [&](int64_t begin, int64_t end) {
+        for (int64_t n = begin; n < end; ++n) {
+          forward_row<T, kDim>(heads, x + n * row, q, k, eps, y + n * row, stats + n * normed);
+          std::memcpy(y + n * row + values, x + n * row + values, static_cast<size_t>(row - values) * sizeof(T));
+        }
+      });
     });
   });
 }
@@ -101,13 +116,16 @@ void qk_norm_backward(Stream& stream, Tensor& dqkv, const Tensor& qkv, const Ten
   with_float_type(qkv.dtype(), [&]<class T>(T) {
     T* d = dqkv.data<T>();
     const T* x = qkv.data<T>();
-    stream.pool().for_ranges(num_rows, block, [&](int64_t begin, int64_t end) {
-      float* dweights = sums + begin / block * 2 * heads.dim;
-      std::fill(dweights, dweights + 2 * heads.dim, 0.0f);
-      for (int64_t n = begin; n < end; ++n) {
-        backward_row(heads, d + n * row, x + n * row, q_weight.data<T>(), k_weight.data<T>(),
-                     stats + n * heads.num_normed(), dweights);
-      }
+    const T* q = q_weight.data<T>();
+    const T* k = k_weight.data<T>();
+    with_head_dim(heads.dim, [&]<int64_t kDim>(std::integral_constant<int64_t, kDim>) {
+      stream.pool().for_ranges(num_rows, block, [&](int64_t begin, int64_t end) {
+        float* dweights = sums + begin / block * 2 * heads.dim;
+        std::fill(dweights, dweights + 2 * heads.dim, 0.0f);
+        for (int64_t n = begin; n < end; ++n) {
+          backward_row<T, kDim>(heads, d + n * row, x + n * row, q, k, stats + n * heads.num_normed(), dweights);
+        }
+      });
     });
   });
   ThreadPool& pool = stream.pool();
