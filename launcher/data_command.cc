@@ -68,7 +68,8 @@ int tokenize_command(TokenizeOptions options) {
     std::fprintf(stderr, "%lld empty documents were left out\n", static_cast<long long>(report.num_empty_documents));
   }
   if (report.num_repaired_lines > 0) {
-    std::fprintf(stderr, "%lld lines had broken UTF-8, now U+FFFD\n", static_cast<long long>(report.num_repaired_lines));
+    std::fprintf(stderr, "%lld lines had broken UTF-8, now U+FFFD\n",
+                 static_cast<long long>(report.num_repaired_lines));
   }
   return 0;
 }

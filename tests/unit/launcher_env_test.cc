@@ -73,7 +73,8 @@ TEST(RankEnv, SrunWithoutPmixIsRefusedWithTheCommand) {
   EXPECT_EQ(env.rank, 1);
   EXPECT_EQ(refusal(env),
             "Slurm has 4 tasks here, but they can't find each other: no PMIx (expected srun --mpi=pmix, found no "
-            "PMIX_RANK in the environment); try `srun --mpi=pmix trireme train a.yaml` (or srun -n 1 for a single task)");
+            "PMIX_RANK in the environment); try `srun --mpi=pmix trireme train a.yaml` (or srun -n 1 for a single "
+            "task)");
   EXPECT_EQ(refusal(find({{"SLURM_PROCID", "0"}, {"SLURM_NTASKS", "1"}})), "");
 }
 
