@@ -14,11 +14,13 @@ int64_t block_matrix_elements(const ModelConfig& c) {
   return c.hidden_size * (2 * q_rows + 2 * kv_rows) + (num_up + 1) * c.hidden_size * c.ffn_size;
 }
 
+const std::string kGpt2Prefix = "transformer.";
+
 class NameMapBuilder {
  public:
   explicit NameMapBuilder(const ModelConfig& config) : gpt2_(config.family == ModelFamily::gpt2) {}
 
-  void same(const std::string& name, Shape shape) { map_.entries.push_back({name, name, shape, false, 0}); }
+  void same(const std::string& name, Shape shape) { map_.entries.push_back({name, prefixed(name), shape, false, 0}); }
   // A linear layer's weight, and its bias where it has one; GPT-2 stores the weight transposed.
   void linear(const std::string& name, int64_t out, int64_t in, bool bias) {
     part(name, name, in, 0, out, bias);
@@ -27,12 +29,16 @@ class NameMapBuilder {
   void part(const std::string& name, const std::string& hf, int64_t in, int64_t begin, int64_t total,
             bool bias) {
     const Shape shape = gpt2_ ? Shape{in, total} : Shape{total, in};
-    map_.entries.push_back({name + ".weight", hf + ".weight", shape, gpt2_, begin});
-    if (bias) map_.entries.push_back({name + ".bias", hf + ".bias", {total}, false, begin});
+    map_.entries.push_back({name + ".weight", prefixed(hf) + ".weight", shape, gpt2_, begin});
+    if (bias) map_.entries.push_back({name + ".bias", prefixed(hf) + ".bias", {total}, false, begin});
   }
   void norm(const std::string& name, int64_t size, bool bias) {
     same(name + ".weight", {size});
     if (bias) same(name + ".bias", {size});
+  }
+  // GPT-2's body stands below "transformer.", its head does not.
+  std::string prefixed(const std::string& name) const {
+    return gpt2_ && !name.starts_with("lm_head") ? kGpt2Prefix + name : name;
   }
   NameMap take() { return std::move(map_); }
 
@@ -100,7 +106,7 @@ NameMap hugging_face_names(const ModelConfig& c) {
   b.norm(ParameterNames::final_norm(c.family), c.hidden_size, layer_norm);
   if (!c.tie_embeddings) b.same(ParameterNames::head(c.family) + ".weight", {c.vocab_size, c.hidden_size});
   NameMap map = b.take();
-  if (gpt2) map.optional_prefix = "transformer.";
+  if (gpt2) map.optional_prefix = kGpt2Prefix;
   map.ignored_suffixes = {".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq"};
   if (c.tie_embeddings) map.ignored_suffixes.push_back("lm_head.weight");
   return map;

@@ -69,7 +69,7 @@ std::vector<Bucket*> Transformer::buckets() const {
 
 int64_t Transformer::num_parameters() const {
   int64_t n = 0;
-  for (const Entry& entry : parameters_) n += entry.parameter->shape.numel();
+  for (const ParameterRef& entry : parameters_) n += entry.parameter->shape.numel();
   return n;
 }
 

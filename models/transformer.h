@@ -32,11 +32,7 @@ class Transformer {
   std::vector<Bucket*> buckets() const;
   LossHead& head() const { return *head_; }
   // Every parameter once, with its bucket, in the order of the units.
-  struct Entry {
-    Parameter* parameter;
-    Bucket* bucket;
-  };
-  const std::vector<Entry>& parameters() const { return parameters_; }
+  const std::vector<ParameterRef>& parameters() const { return parameters_; }
   int64_t num_parameters() const;  // tied ones once, without padding
 
  private:
@@ -49,7 +45,7 @@ class Transformer {
   std::vector<std::unique_ptr<Unit>> units_;
   LossHead* head_ = nullptr;
   std::vector<std::unique_ptr<Bucket>> buckets_;
-  std::vector<Entry> parameters_;
+  std::vector<ParameterRef> parameters_;
 };
 
 // How the parameters of `config` stand in its family's Hugging Face checkpoints.

@@ -75,4 +75,10 @@ class Bucket {
   Tensor v_;
 };
 
+// A parameter and the bucket it lies in.
+struct ParameterRef {
+  Parameter* parameter = nullptr;
+  Bucket* bucket = nullptr;
+};
+
 }  // namespace trireme

@@ -13,7 +13,7 @@ namespace trireme {
 // One parameter of ours is the rows [out_begin, out_begin + its dim 0) along the output dim of a Hugging Face tensor.
 struct NameMapEntry {
   std::string parameter;    // our name
-  std::string hf_name;      // without the optional prefix
+  std::string hf_name;
   Shape hf_shape;           // as stored
   bool transposed = false;  // stored [in, out]
   int64_t out_begin = 0;
@@ -21,7 +21,7 @@ struct NameMapEntry {
 
 struct NameMap {
   std::vector<NameMapEntry> entries;
-  std::string optional_prefix;               // "transformer." of GPT-2
+  std::string optional_prefix;                // of hf_name, which some files leave out: "transformer." of GPT-2
   std::vector<std::string> ignored_suffixes;  // tensors that a file may hold besides, such as buffers
 };
 

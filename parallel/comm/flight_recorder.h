@@ -16,8 +16,18 @@
 namespace trireme {
 
 // What a communicator was asked to do. A grouped point-to-point call leaves one record for each send and
-// each receive in it, all with the call's sequence number.
-enum class CommOp : uint8_t { all_reduce, reduce_scatter, all_gather, all_to_all, all_to_all_v, broadcast, send, recv, barrier };
+// each receive in it.
+enum class CommOp : uint8_t {
+  all_reduce,
+  reduce_scatter,
+  all_gather,
+  all_to_all,
+  all_to_all_v,
+  broadcast,
+  barrier,
+  send,
+  recv,
+};
 std::string comm_op_name(CommOp op);
 
 struct FlightRecord {
@@ -25,15 +35,17 @@ struct FlightRecord {
 
   int64_t id = -1;       // counts the records of this recorder
   int64_t step = 0;      // of training, as last told by set_step
-  int64_t sequence = 0;  // counts the calls on this communicator from 0; equal on all ranks of the group
+  // Counts from 0 the collectives of the group, or the transfers from one rank to another: the same
+  // operation has the same number on all ranks that take part.
+  int64_t sequence = 0;
   CommOp op = CommOp::barrier;
   std::string group;   // name of the communicator
   int group_rank = 0;  // this rank's place in the group
   int group_size = 1;
   int peer = -1;      // group rank of the other side (send, recv) or of the root (broadcast), else -1
   int64_t bytes = 0;  // of this rank's larger buffer: all_gather counts the output, reduce_scatter the input
-  double called = 0;           // when the rank asked for it
-  double started = kNotYet;    // when the backend took it up
+  double called = 0;         // when the rank asked for it
+  double started = kNotYet;  // when the backend took it up
   double finished = kNotYet;
 };
 
@@ -78,8 +90,8 @@ struct RankRecords {
   std::vector<FlightRecord> records;
 };
 
-// Says for every group with an unfinished call which ranks have not made it, by comparing the last
-// sequence numbers of its members: "group data: rank 3 is late: 1 call behind; …". Empty when nothing is unfinished.
+// Says for every group with an unfinished call which ranks have not made it, by comparing the sequence
+// numbers of its members. Empty when nothing is unfinished. REQUIRES: different groups have different names.
 std::string late_rank_report(const std::vector<RankRecords>& ranks);
 
 // Now, in the recorder's clock.

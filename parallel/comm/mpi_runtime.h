@@ -1,12 +1,14 @@
 // MPI for the life of the process: initialisation, who this rank is, the world's communicator, the end.
 //
-// All MPI calls are made by one communication thread, which sleeps while there is nothing to do. It makes the calls of all
-// communicators asynchronous, and progresses them independently of each other.
+// All MPI calls are made by one communication thread, which sleeps while there is nothing to do. It makes the
+// calls of all communicators asynchronous and progresses them independently of each other. Ranks of one node
+// meet in shared memory; groups that span nodes exchange MPI messages.
 // Thread safety: communicators as in communicator.h; `abort` from any thread. One runtime per process.
-// Errors: MachineError when MPI or shared memory fails, ConfigError when the launcher's tasks don't find each other.
+// Errors: MachineError when MPI fails, ConfigError when the launcher's tasks don't find each other.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -24,16 +26,22 @@ struct MpiOptions {
   int64_t chunk_bytes = 512 << 10;
 };
 
+// What the environment says about who started this process.
+struct LaunchInfo {
+  bool under_mpi = false;  // started as a task by mpirun or srun; otherwise run without MPI, on `self`
+  int rank = 0;            // for messages before the ranks are connected
+  int num_tasks = 1;
+};
+
+// `env` is getenv or a test's. Throws ConfigError when srun started several tasks without PMIx.
+LaunchInfo detect_launch(const std::function<const char*(const char*)>& env);
+
 class MpiRuntime {
  public:
-  // Whether mpirun or srun started this process as one of its tasks. A program that was started by
-  // hand runs without MPI, as a `self` communicator.
-  static bool launched();
-
-  // Initialises MPI. REQUIRES: once per process.
+  // Initialises MPI, with all other ranks. REQUIRES: once per process.
   explicit MpiRuntime(const MpiOptions& options = {});
-  // Finalises MPI, with all other ranks. Destroy the communicators first. During unwinding of an exception it calls abort
-  // instead, because the other ranks would wait for ever.
+  // Finalises MPI, with all other ranks. Destroy the communicators first. While an exception unwinds it calls
+  // abort instead, because the other ranks would wait for ever.
   ~MpiRuntime();
   MpiRuntime(const MpiRuntime&) = delete;
   MpiRuntime& operator=(const MpiRuntime&) = delete;
@@ -44,7 +52,7 @@ class MpiRuntime {
   int local_size() const;
   std::string library() const;  // "Open MPI v4.1.4"
 
-  // The communicator of all ranks; collective, so that every rank asks equally often.
+  // A communicator of all ranks; collective and blocking.
   std::unique_ptr<Communicator> world(FlightRecorder& recorder, const std::string& name = "world");
 
   // Ends all ranks at once; this process exits with `code`. Does not return.

@@ -1,9 +1,9 @@
 // Ranks as threads of one process: the `thread` backend.
 //
 // A ThreadWorld is the place where the ranks of one run meet. Ranks read and write each other's tensors
-// directly; the rank that arrives last does the work of a collective. Nothing is buffered, calls on a communicator run strictly in
-// order, and a call that can never be matched is reported, so that what runs here cannot
-// deadlock on a backend with real networks.
+// directly; the rank that arrives last does the work of a collective. Nothing is buffered, the calls on a
+// communicator run strictly one after the other, and calls that can never be matched are reported: what runs
+// here cannot deadlock on a backend with a real network.
 // Thread safety: all calls may come from any thread. The world must outlive its communicators.
 #pragma once
 
@@ -20,12 +20,12 @@ class ThreadHub;
 struct ThreadWorldOptions {
   // A wait that takes longer aborts the world. 0: wait for ever.
   double timeout_seconds = 0;
-  // Aborts the world as soon as every rank waits (or is gone) and nothing can proceed. REQUIRES: each rank waits on one
-  // thread only.
+  // Aborts the world as soon as every rank waits (or is gone) and nothing can proceed.
+  // REQUIRES: each rank makes its calls and waits on one thread.
   bool detect_deadlock = true;
-  // Seconds by which the result of a call is held back, to play a slow network. It costs no
-  // processor time. Called when the ranks have met, by any rank's thread.
-  std::function<double(const Communicator&, const CommCall&)> delay_seconds = nullptr;
+  // Seconds by which the result of a call is held back, given the group's name, to play a slow network that
+  // costs no processor time. Called by any rank's thread when the ranks have met.
+  std::function<double(const std::string&, const CommCall&)> delay_seconds = nullptr;
 };
 
 class ThreadWorld {
@@ -36,8 +36,8 @@ class ThreadWorld {
   ThreadWorld& operator=(const ThreadWorld&) = delete;
 
   int size() const;
-  // The communicator of all ranks for one of them; once for each rank. The rank counts as gone when all of its
-  // communicators are destroyed.
+  // The communicator of all ranks for one of them; once for each rank. A rank counts as gone when the last of
+  // its communicators is destroyed.
   std::unique_ptr<Communicator> communicator(int rank, FlightRecorder& recorder);
 
   // Fails every call under way and every later one with PeerError that tells `reason`.
@@ -48,8 +48,9 @@ class ThreadWorld {
   std::shared_ptr<ThreadHub> hub_;
 };
 
-// Runs `body` once for each of `size` ranks, each on a thread of its own with a recorder of its own, and returns when all
-// are done. When one throws, the others are woken with PeerError; the first exception is thrown here.
+// Runs `body` once for each of `size` ranks, each on a thread of its own with a recorder of its own, and
+// returns when all are done. When one throws, the others are woken with PeerError; the first exception that
+// is not such a consequence is thrown here.
 void run_thread_ranks(int size, const std::function<void(Communicator&)>& body, ThreadWorldOptions options = {});
 
 }  // namespace trireme

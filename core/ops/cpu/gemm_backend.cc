@@ -11,34 +11,38 @@ namespace trireme::cpu {
 
 const char* gemm_backend_name(GemmBackend backend) {
   switch (backend) {
+    case GemmBackend::tile: return "own tile kernel";
     case GemmBackend::openblas: return "OpenBLAS sgemm";
     case GemmBackend::onednn_sgemm: return "oneDNN sgemm";
+    case GemmBackend::onednn_bf16: return "oneDNN bf16 gemm";
     case GemmBackend::onednn_matmul: return "oneDNN matmul";
     case GemmBackend::widen: return "widen to fp32";
   }
   return "?";
 }
 
-GemmBackend choose_sgemm_backend(const CpuFeatures& features) {
-  return features.avx512 ? GemmBackend::onednn_sgemm : GemmBackend::openblas;
-}
-
-GemmBackend choose_gemm_backend(const CpuFeatures& features, DType inputs, DType output) {
-  if (inputs == DType::bf16) return features.has_fast_bf16() ? GemmBackend::onednn_matmul : GemmBackend::widen;
-  return output == DType::f32 ? choose_sgemm_backend(features) : GemmBackend::widen;
+GemmBackend choose_gemm_backend(const CpuFeatures& features, const GemmArgs& args) {
+  const bool to_f32 = args.c.dtype == DType::f32;
+  if (args.a.dtype == DType::bf16) {
+    if (!features.has_fast_bf16()) return GemmBackend::widen;
+    return features.amx_bf16 || !to_f32 ? GemmBackend::onednn_matmul : GemmBackend::onednn_bf16;
+  }
+  if (!to_f32) return GemmBackend::widen;
+  if (!features.avx512) return GemmBackend::openblas;
+  return fits_gemm_tile(args) ? GemmBackend::tile : GemmBackend::onednn_sgemm;
 }
 
 void gemm_serial_with(GemmBackend backend, const GemmArgs& args) {
   const bool is_f32 = args.a.dtype == DType::f32 && args.c.dtype == DType::f32;
   switch (backend) {
-    case GemmBackend::openblas:
-      TRIREME_CHECK(is_f32);
-      return gemm_openblas(args);
-    case GemmBackend::onednn_sgemm:
-      TRIREME_CHECK(is_f32);
-      return gemm_onednn_sgemm(args);
+    case GemmBackend::tile: TRIREME_CHECK(is_f32); return gemm_tile_f32(args);
+    case GemmBackend::openblas: TRIREME_CHECK(is_f32); return gemm_openblas(args);
+    case GemmBackend::onednn_sgemm: TRIREME_CHECK(is_f32); return gemm_onednn_sgemm(args);
+    case GemmBackend::onednn_bf16:
+      TRIREME_CHECK(args.a.dtype == DType::bf16 && args.c.dtype == DType::f32);
+      return gemm_onednn_bf16(args);
     case GemmBackend::onednn_matmul: return gemm_onednn_matmul(args);
-    case GemmBackend::widen: return gemm_widen(choose_sgemm_backend(cpu_features()), args);
+    case GemmBackend::widen: return gemm_widen(args);
   }
 }
 

@@ -1,18 +1,26 @@
 // Which library multiplies a rectangle, and the calls into each of them. Used by gemm.cc, tests and benchmarks.
 //
 // The rule looks at the CPU's features and the element types only, never at a clock: what a run computes must not
-// depend on a timing. The table that it was made from, GFLOP/s of 2 cores unless said otherwise:
+// depend on a timing. The table that it was made from, GFLOP/s (oneDNN 2.6.3, OpenBLAS 0.3.21, BLIS 0.9):
 //
-//   CPU (fp32 peak)                       type  oneDNN 2.6.3   OpenBLAS 0.3.21  BLIS 0.9   rule
-//   Sapphire Rapids, 2048^3               fp32  224            135              131        oneDNN
-//                                         bf16  1220-1480      -                -          oneDNN (AMX)
-//   Zen 4 (228), linear layers of GPT-2   fp32  202-214        178-204          130-210    oneDNN
-//     and Llama, forward and backward     bf16  360-440        -                -          oneDNN (AVX-512 BF16)
-//   Zen 3, 2048^3                         fp32  106            132              128        OpenBLAS
-//                                         bf16  (no hardware)                              widen, then OpenBLAS
+//   Sapphire Rapids, 2 threads, 2048^3
+//     fp32                   dnnl_sgemm 224       OpenBLAS 135    BLIS 131                    -> onednn_sgemm
+//     bf16                   matmul 1220-1480 (AMX)                                           -> onednn_matmul
+//   Zen 4, 1 thread, linear layers of GPT-2 124M and of a small Llama, both directions
+//     fp32 (peak 114)        dnnl_sgemm 98-112    OpenBLAS 87-100  BLIS 63-105  matmul 86-110 -> onednn_sgemm
+//     bf16 -> f32 (peak 221) dnnl_gemm_bf16bf16f32 198-224   matmul 149-215                   -> onednn_bf16
+//     bf16 -> bf16           the same and rounding 175-211   matmul 195-214                   -> onednn_matmul
+//     weight gradients bf16  198-220              matmul 149-192
+//   Zen 4, 1 thread, tiles of 64x64x64 with long rows (A·B, A·Bᵀ)
+//     fp32                   tile 111, 107        dnnl_sgemm 99, 76   OpenBLAS 112, 83        -> tile
+//     bf16 -> f32            dnnl_gemm_bf16bf16f32 165, 164           matmul 120, 138         -> onednn_bf16
+//   Zen 3, 2 threads, 2048^3
+//     fp32                   dnnl_sgemm 106       OpenBLAS 132     BLIS 128                   -> openblas
+//     bf16                   no hardware                                                      -> widen
 //
-// `widen` converts panels of bf16 to fp32 and multiplies those; it serves CPUs without bf16 instructions and the
-// rare fp32 product whose result is bf16.
+// Our own `tile` kernel loses to oneDNN by a tenth beyond 256x256x256, where packing A pays. `widen` converts panels
+// of bf16 to fp32 and multiplies those; it serves CPUs without bf16 instructions and the rare fp32 product whose
+// result is bf16.
 // Thread safety: every function may be called from any thread; none starts a thread.
 #pragma once
 
@@ -24,26 +32,28 @@
 namespace trireme::cpu {
 
 enum class GemmBackend : uint8_t {
+  tile,           // our own kernel for small fp32 products; AVX-512
   openblas,       // cblas_sgemm; fp32 only
   onednn_sgemm,   // dnnl_sgemm; fp32 only
-  onednn_matmul,  // a oneDNN primitive made once per shape and thread; bf16 inputs
+  onednn_bf16,    // dnnl_gemm_bf16bf16f32; bf16 inputs, f32 result
+  onednn_matmul,  // a oneDNN primitive, made once per shape and thread; bf16 inputs
   widen,          // any types
 };
 
 const char* gemm_backend_name(GemmBackend backend);
-GemmBackend choose_gemm_backend(const CpuFeatures& features, DType inputs, DType output);
-
-// The fp32 library for this CPU: what `widen` multiplies its panels with.
-GemmBackend choose_sgemm_backend(const CpuFeatures& features);
+GemmBackend choose_gemm_backend(const CpuFeatures& features, const GemmArgs& args);
 
 // gemm_serial with a given backend. REQUIRES: one that takes these types.
 void gemm_serial_with(GemmBackend backend, const GemmArgs& args);
 
 // The backends; all REQUIRE checked arguments and m, n, k >= 1.
+void gemm_tile_f32(const GemmArgs& args);
+bool fits_gemm_tile(const GemmArgs& args);  // small enough for `tile` to be the fastest
 void gemm_openblas(const GemmArgs& args);
 void gemm_onednn_sgemm(const GemmArgs& args);
+void gemm_onednn_bf16(const GemmArgs& args);
 void gemm_onednn_matmul(const GemmArgs& args);
-void gemm_widen(GemmBackend sgemm, const GemmArgs& args);
+void gemm_widen(const GemmArgs& args);
 
 // The element (row, col) of op(X), as an address.
 const void* element_of(const MatrixRef& x, int64_t row, int64_t col);

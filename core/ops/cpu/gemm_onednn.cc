@@ -1,8 +1,8 @@
 // fp32 and bf16 products by oneDNN, one thread.
 #include <dlfcn.h>
-#include <oneapi/dnnl/dnnl.hpp>
 
 #include <bit>
+#include <oneapi/dnnl/dnnl.hpp>
 #include <tuple>
 #include <unordered_map>
 
@@ -25,6 +25,19 @@ void stay_serial() {
   static_cast<void>(done);
 }
 
+// oneDNN exports a bf16 counterpart of dnnl_sgemm since 1.0 but declares it in no header (its own tests declare it
+// as here). It needs no code generated per shape and beats the matmul primitive on AVX-512 BF16 (gemm_backend.h).
+using Bf16Gemm = dnnl_status_t (*)(char transpose_a, char transpose_b, dnnl_dim_t m, dnnl_dim_t n, dnnl_dim_t k,
+                                   float alpha, const bf16* a, dnnl_dim_t a_ld, const bf16* b, dnnl_dim_t b_ld,
+                                   float beta, float* c, dnnl_dim_t c_ld);
+
+Bf16Gemm find_bf16_gemm() {
+  static const Bf16Gemm found = std::bit_cast<Bf16Gemm>(dlsym(RTLD_DEFAULT, "dnnl_gemm_bf16bf16f32"));
+  return found;
+}
+
+char letter_of(Transpose transpose) { return transpose == Transpose::yes ? 'T' : 'N'; }
+
 [[noreturn]] void fail(const dnnl::error& error) {
   throw MachineError({.what = "oneDNN could not multiply matrices", .found = error.message});
 }
@@ -39,9 +52,9 @@ struct ShapeKey {
 };
 
 ShapeKey key_of(const GemmArgs& args) {
-  const uint32_t kinds = (args.a.transpose == Transpose::yes ? 1u : 0u) | (args.b.transpose == Transpose::yes ? 2u : 0u) |
-                         (args.a.dtype == DType::bf16 ? 4u : 0u) | (args.c.dtype == DType::bf16 ? 8u : 0u) |
-                         (args.beta != 0.0f ? 16u : 0u);
+  const uint32_t kinds = (args.a.transpose == Transpose::yes ? 1u : 0u) |
+                         (args.b.transpose == Transpose::yes ? 2u : 0u) | (args.a.dtype == DType::bf16 ? 4u : 0u) |
+                         (args.c.dtype == DType::bf16 ? 8u : 0u) | (args.beta != 0.0f ? 16u : 0u);
   return {args.m, args.n, args.k, args.a.ld, args.b.ld, args.c.ld, std::bit_cast<uint32_t>(args.alpha), kinds};
 }
 
@@ -104,8 +117,7 @@ class Product {
   std::unordered_map<int, dnnl::memory> arguments_;
 };
 
-// The products of one thread. Making one takes 0.2 to 0.8 ms (code is generated), running it again nothing. Shapes
-// of a training step are few; a mixture of experts makes new ones for ever, hence the limit.
+// The products of one thread. Making one takes 0.2 to 0.8 ms (code is generated), running it again nothing.
 class ProductCache {
  public:
   void run(const GemmArgs& args) {
@@ -119,28 +131,72 @@ class ProductCache {
   }
 
  private:
-  static constexpr size_t kMaxProducts = 1024;
+  static constexpr size_t kMaxProducts = 4096;
   dnnl::engine engine_{dnnl::engine::kind::cpu, 0};
   dnnl::stream stream_{engine_};
   std::unordered_map<ShapeKey, Product, ShapeHash> products_;
 };
+
+// Most shapes come back every step. But in a mixture of experts an expert's number of tokens, which is m of its
+// products and k of its weight gradients, is always another: making a product for each would cost more than running
+// it. So m and k are split into a multiple of 64 and a rest, of which there are few.
+void run_in_few_shapes(ProductCache& cache, const GemmArgs& args) {
+  constexpr int64_t kStep = 64;
+  const int64_t rest_m = args.m > kStep ? args.m % kStep : 0;
+  const int64_t rest_k = args.k > kStep && args.c.dtype == DType::f32 ? args.k % kStep : 0;
+  if (rest_m != 0) {
+    const int64_t row = args.m - rest_m;
+    GemmArgs part = args;
+    part.m = row;
+    run_in_few_shapes(cache, part);
+    part.m = rest_m;
+    part.a.data = element_of(args.a, row, 0);
+    part.c.data = static_cast<char*>(args.c.data) + row * args.c.ld * dtype_bytes(args.c.dtype);
+    run_in_few_shapes(cache, part);
+    return;
+  }
+  if (rest_k != 0) {
+    const int64_t depth = args.k - rest_k;
+    GemmArgs part = args;
+    part.k = depth;
+    cache.run(part);
+    part.k = rest_k;
+    part.a.data = element_of(args.a, 0, depth);
+    part.b.data = element_of(args.b, depth, 0);
+    part.beta = 1.0f;
+    cache.run(part);
+    return;
+  }
+  cache.run(args);
+}
 
 }  // namespace
 
 void gemm_onednn_sgemm(const GemmArgs& args) {
   stay_serial();
   const dnnl_status_t status =
-      dnnl_sgemm(args.a.transpose == Transpose::yes ? 'T' : 'N', args.b.transpose == Transpose::yes ? 'T' : 'N', args.m,
-                 args.n, args.k, args.alpha, static_cast<const float*>(args.a.data), args.a.ld,
-                 static_cast<const float*>(args.b.data), args.b.ld, args.beta, static_cast<float*>(args.c.data), args.c.ld);
+      dnnl_sgemm(letter_of(args.a.transpose), letter_of(args.b.transpose), args.m, args.n, args.k, args.alpha,
+                 static_cast<const float*>(args.a.data), args.a.ld, static_cast<const float*>(args.b.data), args.b.ld,
+                 args.beta, static_cast<float*>(args.c.data), args.c.ld);
   if (status != dnnl_success) fail(dnnl::error(status, "dnnl_sgemm failed"));
+}
+
+void gemm_onednn_bf16(const GemmArgs& args) {
+  const Bf16Gemm gemm_bf16 = find_bf16_gemm();
+  if (gemm_bf16 == nullptr) return gemm_onednn_matmul(args);  // some other oneDNN
+  stay_serial();
+  const dnnl_status_t status =
+      gemm_bf16(letter_of(args.a.transpose), letter_of(args.b.transpose), args.m, args.n, args.k, args.alpha,
+                static_cast<const bf16*>(args.a.data), args.a.ld, static_cast<const bf16*>(args.b.data), args.b.ld,
+                args.beta, static_cast<float*>(args.c.data), args.c.ld);
+  if (status != dnnl_success) fail(dnnl::error(status, "dnnl_gemm_bf16bf16f32 failed"));
 }
 
 void gemm_onednn_matmul(const GemmArgs& args) {
   stay_serial();
   try {
     thread_local ProductCache cache;
-    cache.run(args);
+    run_in_few_shapes(cache, args);
   } catch (const dnnl::error& error) {
     fail(error);
   }

@@ -39,24 +39,24 @@ MatrixRef widen_block(const MatrixRef& x, int64_t row, int64_t rows, int64_t col
 }
 
 // The product of one block of rows and columns, over the whole depth, summed in fp32.
-void sum_block(GemmBackend sgemm, const GemmArgs& args, int64_t row, int64_t col, GemmArgs block) {
+void sum_block(const GemmArgs& args, int64_t row, int64_t col, GemmArgs block) {
   for (int64_t depth = 0; depth < args.k; depth += kBlockDepth) {
     block.k = std::min(kBlockDepth, args.k - depth);
     block.a = widen_block(args.a, row, block.m, depth, block.k, /*slot=*/1);
     block.b = widen_block(args.b, depth, block.k, col, block.n, /*slot=*/2);
-    gemm_serial_with(sgemm, block);
+    gemm_serial_with(choose_gemm_backend(cpu_features(), block), block);
     block.beta = 1.0f;
   }
 }
 
-void multiply_block(GemmBackend sgemm, const GemmArgs& args, int64_t row, int64_t col) {
+void multiply_block(const GemmArgs& args, int64_t row, int64_t col) {
   GemmArgs block{.m = std::min(kBlockRows, args.m - row),
                  .n = std::min(kBlockCols, args.n - col),
                  .alpha = args.alpha,
                  .beta = args.beta};
   if (args.c.dtype == DType::f32) {
     block.c = {.data = static_cast<float*>(args.c.data) + row * args.c.ld + col, .dtype = DType::f32, .ld = args.c.ld};
-    sum_block(sgemm, args, row, col, block);
+    sum_block(args, row, col, block);
     return;
   }
   float* sums = thread_scratch(/*slot=*/3, kBlockRows * kBlockCols);
@@ -65,7 +65,7 @@ void multiply_block(GemmBackend sgemm, const GemmArgs& args, int64_t row, int64_
   if (args.beta != 0.0f) {
     for (int64_t i = 0; i < block.m; ++i) widen_row(rounded + i * args.c.ld, sums + i * block.n, block.n);
   }
-  sum_block(sgemm, args, row, col, block);
+  sum_block(args, row, col, block);
   for (int64_t i = 0; i < block.m; ++i) {
     for (int64_t j = 0; j < block.n; ++j) rounded[i * args.c.ld + j] = bf16(sums[i * block.n + j]);
   }
@@ -73,9 +73,9 @@ void multiply_block(GemmBackend sgemm, const GemmArgs& args, int64_t row, int64_
 
 }  // namespace
 
-void gemm_widen(GemmBackend sgemm, const GemmArgs& args) {
+void gemm_widen(const GemmArgs& args) {
   for (int64_t col = 0; col < args.n; col += kBlockCols) {
-    for (int64_t row = 0; row < args.m; row += kBlockRows) multiply_block(sgemm, args, row, col);
+    for (int64_t row = 0; row < args.m; row += kBlockRows) multiply_block(args, row, col);
   }
 }
 

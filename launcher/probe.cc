@@ -1,0 +1,191 @@
+#include "launcher/probe.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "checkpoint/hugging_face.h"
+#include "core/config/load.h"
+#include "core/error.h"
+#include "core/formats/safetensors.h"
+#include "core/ops/elementwise.h"
+#include "launcher/train_step.h"
+#include "models/transformer.h"
+#include "optim/learning_rate.h"
+#include "parallel/resolve.h"
+
+namespace trireme {
+
+namespace {
+
+// The whole tokens file, checked. All arrays i32 [steps, batch, sequence].
+struct ProbeTokens {
+  int64_t steps = 0;
+  int64_t batch = 0;
+  int64_t sequence = 0;
+  bool has_documents = false;
+  std::vector<int32_t> tokens;
+  std::vector<int32_t> labels;
+  std::vector<int32_t> positions;
+  std::vector<int32_t> document_start;
+};
+
+std::vector<int32_t> read_ids(const SafetensorsReader& reader, const std::string& name, const std::vector<int64_t>& shape,
+                              int64_t low, int64_t high, bool allow_ignored) {
+  const TensorSpec& spec = reader.spec(name);
+  if (spec.shape != shape || spec.dtype != FileDType::i64) {
+    throw DataError({.what = "tensor " + name + " of the tokens file has another shape or type",
+                     .expected = "I64 " + Shape(std::span<const int64_t>(shape)).str(),
+                     .found = file_dtype_name(spec.dtype) + " " + Shape(std::span<const int64_t>(spec.shape)).str(),
+                     .where = reader.path()});
+  }
+  std::vector<int64_t> wide(static_cast<size_t>(spec.numel()));
+  reader.read(name, 0, std::span<int64_t>(wide));
+  std::vector<int32_t> ids(wide.size());
+  for (size_t i = 0; i < wide.size(); ++i) {
+    const bool ignored = allow_ignored && wide[i] == -100;
+    if (!ignored && (wide[i] < low || wide[i] >= high)) {
+      throw DataError({.what = "tensor " + name + " of the tokens file has a value out of range",
+                       .expected = std::to_string(low) + " … " + std::to_string(high - 1),
+                       .found = std::to_string(wide[i]),
+                       .where = reader.path() + ", element " + std::to_string(i)});
+    }
+    ids[i] = static_cast<int32_t>(wide[i]);
+  }
+  return ids;
+}
+
+ProbeTokens read_tokens(const std::string& path, const ModelConfig& model) {
+  const SafetensorsReader reader(path);
+  ProbeTokens t;
+  const std::vector<int64_t> shape = reader.spec("input_ids").shape;
+  if (shape.size() != 3 || shape[0] < 1 || shape[1] < 1 || shape[2] < 1) {
+    throw DataError({.what = "input_ids of the tokens file has another shape",
+                     .expected = "[steps, B, T]",
+                     .found = Shape(std::span<const int64_t>(shape)).str(),
+                     .where = path});
+  }
+  t.steps = shape[0];
+  t.batch = shape[1];
+  t.sequence = shape[2];
+  const int64_t limit = model.rope.type == RopeType::none ? std::min(t.sequence, model.max_positions) : t.sequence;
+  if (limit < t.sequence) {
+    throw DataError({.what = "the sequences are longer than the model's position table",
+                     .expected = "at most " + std::to_string(limit) + " tokens",
+                     .found = std::to_string(t.sequence),
+                     .where = path});
+  }
+  t.tokens = read_ids(reader, "input_ids", shape, 0, model.vocab_size, false);
+  t.labels = read_ids(reader, "labels", shape, 0, model.vocab_size, true);
+  t.has_documents = reader.contains("position_ids");
+  if (t.has_documents) {
+    t.positions = read_ids(reader, "position_ids", shape, 0, t.sequence, false);
+  } else {
+    t.positions.resize(t.tokens.size());
+    for (size_t i = 0; i < t.positions.size(); ++i) t.positions[i] = static_cast<int32_t>(i % static_cast<size_t>(t.sequence));
+  }
+  t.document_start.resize(t.tokens.size());
+  for (size_t i = 0; i < t.tokens.size(); ++i) {
+    const int32_t place = static_cast<int32_t>(i % static_cast<size_t>(t.sequence));
+    t.document_start[i] = place == 0 || t.positions[i] == 0 ? place : t.document_start[i - 1];
+  }
+  return t;
+}
+
+// Microbatch j of data rank d holds the sequences (j·DP + d)·micro … of a step.
+std::vector<HostMicrobatch> microbatches_of(const ProbeTokens& t, int64_t step, int64_t micro, const Mesh& mesh) {
+  std::vector<HostMicrobatch> list;
+  const int64_t count = resolve_microbatches(t.batch, micro, mesh.data_degree());
+  for (int64_t j = 0; j < count; ++j) {
+    const int64_t sequence = (j * mesh.data_degree() + mesh.data_rank()) * micro;
+    const int64_t offset = (step * t.batch + sequence) * t.sequence;
+    list.push_back({micro, t.sequence, t.tokens.data() + offset, t.labels.data() + offset, t.positions.data() + offset,
+                    t.has_documents ? t.document_start.data() + offset : nullptr});
+  }
+  return list;
+}
+
+// Logits of the first step, gathered: f32 [B, T, V] on every rank.
+std::vector<float> gather_logits(RankContext& rank, const Transformer& model, const ProbeTokens& t, int64_t micro) {
+  Stream& stream = rank.stream();
+  const int64_t vocab = model.config().vocab_size;
+  Tensor all = Tensor::empty(stream, {t.batch * t.sequence, vocab}, DType::f32, MemoryTag::workspace);
+  ops::fill(stream, all, 0);
+  for (const HostMicrobatch& host : microbatches_of(t, 0, micro, rank.mesh())) {
+    const int64_t row = host.tokens - t.tokens.data();
+    Tensor part = forward_logits(stream, model, host);
+    Tensor place = all.slice(row, row + part.dim(0));
+    ops::copy(stream, part, place);
+  }
+  rank.data().all_reduce(all, ReduceOp::sum, stream)->wait(stream);
+  std::vector<float> host(static_cast<size_t>(all.numel()));
+  ops::copy_to_host(stream, all, host.data());
+  stream.synchronize();
+  return host;
+}
+
+}  // namespace
+
+Config probe_config(const ProbeOptions& options, const std::vector<std::string>& sets) {
+  const SafetensorsReader reader(options.tokens);
+  const std::vector<int64_t> shape = reader.spec("input_ids").shape;
+  const int64_t batch = shape.size() == 3 ? shape[1] : 1;
+  const int64_t sequence = shape.size() == 3 ? shape[2] : 1;
+  // The sections that a probe doesn't need get placeholders, so that the one parser checks everything else.
+  const std::string text = "run: {dir: probe, steps: 1}\nmodel: {config: \"" + options.hf_dir +
+                           "\"}\ndata: {train: [{path: none}], sequence_length: " + std::to_string(sequence) +
+                           "}\nbatch: {global: " + std::to_string(batch) + ", micro: " + std::to_string(batch) +
+                           "}\noptimizer: {schedule: {type: constant}}\nprecision: {compute: fp32}\n";
+  return parse_config(text, "probe", sets);
+}
+
+void probe(RankContext& rank, const Config& config, const ProbeOptions& options) {
+  Stream& stream = rank.stream();
+  const ProbeTokens tokens = read_tokens(options.tokens, config.model);
+  const int64_t steps = options.steps > 0 ? std::min(options.steps, tokens.steps) : tokens.steps;
+  const int64_t micro = std::min(config.batch.micro, tokens.batch / rank.mesh().data_degree());
+  resolve_microbatches(tokens.batch, std::max<int64_t>(1, micro), rank.mesh().data_degree());
+
+  Transformer model(stream, config.model, {.compute = resolve_compute(config), .max_sequence = tokens.sequence});
+  const NameMap names = hugging_face_names(config.model);
+  load_hugging_face(stream, SafetensorsReader(options.hf_dir), names, model.parameters());
+
+  std::vector<TensorSpec> specs = {{"loss", FileDType::f64, {steps}}, {"grad_norm", FileDType::f64, {steps}}};
+  if (options.logits) {
+    specs.push_back({"logits", FileDType::f32, {tokens.batch, tokens.sequence, config.model.vocab_size}});
+  }
+  for (const char* kind : {"grad.", "weight."}) {
+    for (TensorSpec& spec : hugging_face_specs(names, kind)) specs.push_back(std::move(spec));
+  }
+  std::unique_ptr<SafetensorsWriter> writer;
+  if (rank.is_main()) writer = std::make_unique<SafetensorsWriter>(options.out, specs);
+  const auto write_all = [&](const std::string& prefix, Bucket::Buffer buffer) {
+    if (!writer) return;
+    visit_hugging_face(stream, names, model.parameters(), buffer, [&](const HuggingFaceTensor& tensor) {
+      writer->write_values<float>(prefix + tensor.name, tensor.values);
+    });
+  };
+  if (options.logits) {
+    const std::vector<float> logits = gather_logits(rank, model, tokens, micro);
+    if (writer) writer->write_values<float>("logits", logits);
+  }
+
+  TrainStep step(stream, rank.data(), model, config);
+  std::vector<double> losses;
+  std::vector<double> norms;
+  for (int64_t s = 0; s < steps; ++s) {
+    step.forward_backward(microbatches_of(tokens, s, micro, rank.mesh()));
+    if (s == 0) write_all("grad.", Bucket::Buffer::gradient);
+    step.update(learning_rate(config.optimizer, steps, s), s + 1);
+    const StepNumbers numbers = step.numbers();
+    losses.push_back(numbers.loss);
+    norms.push_back(numbers.grad_norm);
+  }
+  write_all("weight.", Bucket::Buffer::master);
+  if (writer) {
+    writer->write_values<double>("loss", losses);
+    writer->write_values<double>("grad_norm", norms);
+    writer->finish();
+  }
+}
+
+}  // namespace trireme

@@ -1,0 +1,54 @@
+// What one rank has: its device, memory, threads, and its communicators. Everything below gets these through
+// constructors; nothing is global.
+#pragma once
+
+#include <functional>
+#include <memory>
+
+#include "core/config/config.h"
+#include "core/device/allocator.h"
+#include "core/device/device.h"
+#include "core/device/thread_pool.h"
+#include "parallel/comm/communicator.h"
+#include "parallel/comm/flight_recorder.h"
+#include "parallel/comm/mpi_runtime.h"
+#include "parallel/mesh.h"
+
+namespace trireme {
+
+class RankContext {
+ public:
+  // The rank of `world`, which outlives it. `local_size` ranks share this machine's cores.
+  RankContext(const Config& config, Communicator& world, int local_size);
+
+  int rank() const { return world_.rank(); }
+  int world_size() const { return world_.size(); }
+  bool is_main() const { return rank() == 0; }
+  Stream& stream() { return *stream_; }
+  Allocator& allocator() { return *allocator_; }
+  ThreadPool& pool() { return *pool_; }
+  Communicator& world() { return world_; }
+  Communicator& data() { return *data_; }  // over the data ranks of this rank's coordinates
+  FlightRecorder& recorder() { return world_.recorder(); }
+  const Mesh& mesh() const { return mesh_; }
+
+ private:
+  Communicator& world_;
+  Mesh mesh_;
+  std::unique_ptr<Communicator> data_;
+  std::unique_ptr<ThreadPool> pool_;
+  std::unique_ptr<Allocator> allocator_;
+  std::unique_ptr<Stream> stream_;
+};
+
+// Runs body(context) for this process: as a rank of MPI where mpirun or srun started it, else alone. When `body` throws, the
+// error is printed and, under MPI, all ranks are aborted with its code; the return value is the exit code.
+int run_rank(const Config& config, MpiRuntime* mpi, const std::function<int(RankContext&)>& body);
+
+// The number of cores that this process may use, shared among `local_size` ranks; at least 1.
+int default_threads(int local_size);
+
+// f32 or bf16: what `precision.compute` says, `auto` by what this machine's hardware has.
+DType resolve_compute(const Config& config);
+
+}  // namespace trireme

@@ -1,0 +1,67 @@
+#include "launcher/run_reporter.h"
+
+#include <chrono>
+
+#include "core/config/load.h"
+#include "core/metrics/progress.h"
+#include "core/metrics/tensorboard.h"
+
+namespace trireme {
+
+namespace {
+
+double now_seconds() {
+  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+}  // namespace
+
+struct RunReporter::Files {
+  MetricsLog metrics;
+  EventWriter tensorboard;
+  ProgressLine progress;
+};
+
+RunReporter::RunReporter(RankContext& rank, const Config& config, Console& console, Logger& logger)
+    : rank_(rank), config_(config), console_(console), directory_(config.run.dir) {
+  if (rank.is_main()) RunDirectory::create(config.run.dir);
+  rank.world().barrier(rank.stream())->wait(rank.stream());
+  logger.open_file(directory_.log_file());
+}
+
+RunReporter::~RunReporter() = default;
+
+void RunReporter::begin(int64_t finished_steps, const RunPlan& plan) {
+  if (!rank_.is_main()) return;
+  layout_ = plan.layout;
+  directory_.write_config(dump_config(config_));
+  files_.reset(new Files{MetricsLog(directory_.metrics_file(), finished_steps),
+                         EventWriter(directory_.tensorboard(), now_seconds(), finished_steps),
+                         ProgressLine(console_, config_.run.steps, rank_.world_size())});
+  directory_.write_status({.state = RunState::running, .step = finished_steps, .layout = layout_});
+}
+
+void RunReporter::step(const StepMetrics& metrics) {
+  if (!files_) return;
+  const bool due = config_.run.log_every > 0 && metrics.step % config_.run.log_every == 0;
+  if (!due && !metrics.valid_loss) return;
+  files_->metrics.append(metrics);
+  Scalars scalars = {{"loss", static_cast<float>(metrics.loss)},
+                     {"learning_rate", static_cast<float>(metrics.lr)},
+                     {"grad_norm", static_cast<float>(metrics.grad_norm)},
+                     {"step_seconds", static_cast<float>(metrics.step_seconds)},
+                     {"tokens_per_second", static_cast<float>(metrics.tokens_per_second)},
+                     {"mfu", static_cast<float>(metrics.mfu)}};
+  if (metrics.valid_loss) scalars.emplace_back("valid_loss", static_cast<float>(*metrics.valid_loss));
+  files_->tensorboard.write(metrics.time, metrics.step, scalars);
+  files_->progress.show(metrics);
+}
+
+void RunReporter::end(RunState state, int64_t step, const std::string& reason, int exit_code) {
+  if (!files_) return;
+  files_->progress.end();
+  directory_.write_status(
+      {.state = state, .step = step, .reason = reason, .exit_code = exit_code, .layout = layout_});
+}
+
+}  // namespace trireme

@@ -1,0 +1,41 @@
+// What a run leaves to read: metrics.jsonl, TensorBoard events, status.json, and the progress line on the screen. Only the
+// main rank writes; on the others every call does nothing.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "core/config/config.h"
+#include "core/metrics/log.h"
+#include "core/metrics/metrics_log.h"
+#include "core/metrics/run_directory.h"
+#include "launcher/rank_context.h"
+#include "launcher/run_plan.h"
+
+namespace trireme {
+
+class RunReporter {
+ public:
+  // Prepares the run directory (rank 0 makes it, all meet, every rank opens log.txt). Collective over the world. MachineError where it
+  // can't be written.
+  RunReporter(RankContext& rank, const Config& config, Console& console, Logger& logger);
+  ~RunReporter();
+
+  // `finished_steps` of the checkpoint that the run continues from; later rows of metrics.jsonl are cut.
+  void begin(int64_t finished_steps, const RunPlan& plan);
+  void step(const StepMetrics& metrics);
+  void end(RunState state, int64_t step, const std::string& reason, int exit_code);
+
+ private:
+  struct Files;
+  RankContext& rank_;
+  const Config& config_;
+  Console& console_;
+  RunDirectory directory_;
+  std::unique_ptr<Files> files_;  // of the main rank, from `begin` on
+  std::string layout_;
+};
+
+}  // namespace trireme

@@ -1,0 +1,63 @@
+// `trireme train` and `trireme probe`: a configuration, the ranks, what each of them does.
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <sstream>
+
+#include "core/config/load.h"
+#include "core/metrics/log.h"
+#include "launcher/commands.h"
+#include "launcher/rank_env.h"
+#include "launcher/trainer.h"
+
+namespace trireme {
+
+namespace {
+
+// As a rank of MPI where mpirun or srun started this process, else alone.
+int run_as_rank(const Config& config, const std::function<int(RankContext&)>& body) {
+  const LaunchInfo launch = detect_launch([](const char* name) { return std::getenv(name); });
+  std::optional<MpiRuntime> mpi;
+  if (launch.under_mpi) mpi.emplace();
+  return run_rank(config, mpi ? &*mpi : nullptr, body);
+}
+
+int train(RankContext& rank, const Config& config, bool dry_run) {
+  const int terminal = rank.is_main() ? find_terminal(find_rank_env(), STDERR_FILENO) : -1;
+  Console console(STDERR_FILENO, terminal >= 0, terminal);
+  Logger logger(rank.rank(), console);
+  Trainer trainer(rank, config, console, logger);
+  const std::string plan = trainer.plan().str();
+  if (dry_run) {
+    if (rank.is_main()) std::fputs(plan.c_str(), stdout);
+    return 0;
+  }
+  std::istringstream lines(plan);
+  for (std::string text; rank.is_main() && std::getline(lines, text);) console.line(text);
+  const StopSignal stop;
+  trainer.run(stop);
+  logger.info("the run is in " + config.run.dir);
+  return 0;
+}
+
+}  // namespace
+
+int train_command(const TrainArgs& args) {
+  const Config config = load_config(args.config, args.sets);
+  if (args.dump_config) {
+    if (find_rank_env().rank == 0) std::fputs(dump_config(config).c_str(), stdout);
+    return 0;
+  }
+  return run_as_rank(config, [&](RankContext& rank) { return train(rank, config, args.dry_run); });
+}
+
+int probe_command(const ProbeOptions& options, const std::vector<std::string>& sets) {
+  const Config config = probe_config(options, sets);
+  return run_as_rank(config, [&](RankContext& rank) {
+    probe(rank, config, options);
+    return 0;
+  });
+}
+
+}  // namespace trireme

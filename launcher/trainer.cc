@@ -1,0 +1,233 @@
+#include "launcher/trainer.h"
+
+#include <algorithm>
+#include <chrono>
+#include <ctime>
+
+#include "checkpoint/checkpoint.h"
+#include "checkpoint/hugging_face.h"
+#include "core/config/load.h"
+#include "core/error.h"
+#include "core/ops/cpu/gemm_peak.h"
+#include "core/ops/elementwise.h"
+#include "launcher/diagnose.h"
+#include "optim/learning_rate.h"
+#include "parallel/resolve.h"
+
+namespace trireme {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
+
+DatasetOptions dataset_options(const Config& config) {
+  DatasetOptions options;
+  for (const DataSource& source : config.data.train) options.train.push_back({source.path, source.weight});
+  for (const DataSource& source : config.data.valid) options.valid.push_back({source.path, source.weight});
+  options.valid_fraction = config.data.valid.empty() ? config.data.valid_fraction : 0.0;
+  options.sequence_length = config.data.sequence_length;
+  options.vocab_size = config.model.vocab_size;
+  options.seed = static_cast<uint64_t>(config.run.seed);
+  options.mask_documents = config.data.mask_documents;
+  return options;
+}
+
+std::vector<HostMicrobatch> views_of(const std::vector<HostBatch>& batches, bool mask_documents) {
+  std::vector<HostMicrobatch> list;
+  for (const HostBatch& b : batches) {
+    list.push_back({b.tokens.dim(0), b.tokens.dim(1), b.tokens.data<int32_t>(), b.labels.data<int32_t>(),
+                    b.positions.data<int32_t>(), mask_documents ? b.document_start.data<int32_t>() : nullptr});
+  }
+  return list;
+}
+
+}  // namespace
+
+Trainer::Trainer(RankContext& rank, const Config& config, Console& console, Logger& logger)
+    : rank_(rank), config_(config), console_(console), logger_(logger) {
+  const ModelConfig& model = config.model;
+  if (model.rope.type == RopeType::none && config.data.sequence_length > model.max_positions) {
+    throw ConfigError({.what = "data.sequence_length is longer than the model's position table",
+                       .expected = "at most " + std::to_string(model.max_positions),
+                       .found = std::to_string(config.data.sequence_length),
+                       .where = "data.sequence_length",
+                       .hint = "a larger n_positions"});
+  }
+  train_data_ = std::make_unique<Dataset>(dataset_options(config), Split::train);
+  const bool has_valid = !config.data.valid.empty() || config.data.valid_fraction > 0;
+  if (config.run.eval_every > 0 && has_valid) {
+    valid_data_ = std::make_unique<Dataset>(dataset_options(config), Split::valid);
+  }
+  plan_ = make_run_plan(config, rank.mesh(), resolve_compute(config), train_data_->num_tokens(), rank.pool().size());
+}
+
+int64_t Trainer::prepare() {
+  Stream& stream = rank_.stream();
+  model_ = std::make_unique<Transformer>(
+      stream, config_.model,
+      Transformer::Options{.compute = plan_.compute, .max_sequence = config_.data.sequence_length});
+  const std::string& resume = config_.checkpoint.resume;
+  std::optional<std::string> from;
+  if (resume == "auto") {
+    from = latest_checkpoint(config_.run.dir);
+  } else if (resume != "never") {
+    from = resume;
+  }
+  int64_t finished = 0;
+  if (from) {
+    const CheckpointState state = load_checkpoint(stream, *from, model_->parameters());
+    finished = state.step;
+    resumed_samples_ = state.consumed_samples;
+    logger_.info("continuing from " + *from + " (step " + std::to_string(finished) + ")");
+  } else if (config_.checkpoint.init_from) {
+    load_hugging_face(stream, SafetensorsReader(*config_.checkpoint.init_from), hugging_face_names(config_.model),
+                      model_->parameters());
+    logger_.info("starting from the weights in " + *config_.checkpoint.init_from);
+  } else {
+    model_->initialize(stream, static_cast<uint64_t>(config_.run.seed));
+  }
+  step_ = std::make_unique<TrainStep>(stream, rank_.data(), *model_, config_);
+
+  BatchPlanOptions options;
+  options.global = config_.batch.global;
+  options.micro = config_.batch.micro;
+  options.data_degree = rank_.mesh().data_degree();
+  options.ramp = config_.batch.ramp;
+  options.first_step = finished;
+  options.first_consumed = resumed_samples_;
+  batches_ = std::make_unique<BatchPlan>(options);
+  return finished;
+}
+
+std::vector<HostBatch> Trainer::next_batches(Loader& loader, int64_t step) const {
+  std::vector<HostBatch> batches;
+  for (int64_t j = 0; j < batches_->num_microbatches(step); ++j) {
+    std::optional<HostBatch> batch = loader.next();
+    TRIREME_CHECK(batch.has_value(), "the loader ended before the run");
+    batches.push_back(std::move(*batch));
+  }
+  return batches;
+}
+
+double Trainer::evaluate() {
+  // The same windows every time: the first ones of the validation order, no more than there are.
+  BatchPlanOptions options;
+  options.global = config_.batch.global;
+  options.micro = config_.batch.micro;
+  options.data_degree = rank_.mesh().data_degree();
+  const BatchPlan plan(options);
+  const int64_t available = std::max<int64_t>(1, valid_data_->num_windows() / config_.batch.global);
+  LoaderOptions loader_options;
+  loader_options.data_rank = rank_.mesh().data_rank();
+  loader_options.end_step = std::min(config_.run.eval_batches, available);
+  Loader loader(*valid_data_, plan, loader_options);
+  std::vector<HostBatch> batches;
+  while (std::optional<HostBatch> batch = loader.next()) batches.push_back(std::move(*batch));
+  return step_->evaluate(views_of(batches, config_.data.mask_documents));
+}
+
+double Trainer::save(int64_t finished_steps) {
+  const auto begin = Clock::now();
+  if (rank_.is_main()) {
+    CheckpointState state;
+    state.step = finished_steps;
+    state.consumed_samples = batches_->consumed(finished_steps);
+    state.config_yaml = dump_config(config_);
+    save_checkpoint(rank_.stream(), config_.run.dir, state, model_->parameters());
+    prune_checkpoints(config_.run.dir, config_.checkpoint.keep_last, config_.checkpoint.keep_every);
+  }
+  rank_.world().barrier(rank_.stream())->wait(rank_.stream());
+  return seconds_since(begin);
+}
+
+bool Trainer::stop_agreed(const StopSignal& stop) {
+  int32_t number = stop.received();
+  if (rank_.world_size() > 1) {
+    Tensor flag = Tensor::empty(rank_.stream(), {1}, DType::i32, MemoryTag::communication);
+    ops::copy_from_host(rank_.stream(), &number, flag);
+    rank_.world().all_reduce(flag, ReduceOp::max, rank_.stream())->wait(rank_.stream());
+    ops::copy_to_host(rank_.stream(), flag, &number);
+    rank_.stream().synchronize();
+  }
+  return number != 0;
+}
+
+void Trainer::fail_not_finite(const std::vector<HostMicrobatch>& microbatches, int64_t step) {
+  const std::string first = first_not_finite(rank_.stream(), *model_, microbatches);
+  throw NumbersError({.what = "the loss or the gradient norm is not finite in step " + std::to_string(step),
+                      .found = first.empty() ? "" : "the first NaN or Inf in " + first,
+                      .where = "rank " + std::to_string(rank_.rank()),
+                      .hint = "a lower optimizer.lr, a longer warm-up or precision.compute: fp32; nothing of this step was saved"});
+}
+
+void Trainer::run(const StopSignal& stop) {
+  reporter_ = std::make_unique<RunReporter>(rank_, config_, console_, logger_);
+  try {
+    train(stop);
+  } catch (const Error& error) {
+    reporter_->end(RunState::failed, finished_steps_, error.what(), static_cast<int>(error.code()));
+    throw;
+  }
+}
+
+void Trainer::train(const StopSignal& stop) {
+  const int64_t first = prepare();
+  finished_steps_ = first;
+  const double peak = cpu::measure_peak_gflops(rank_.pool(), plan_.compute) * 1e9;
+  reporter_->begin(first, plan_);
+  LoaderOptions loader_options;
+  loader_options.data_rank = rank_.mesh().data_rank();
+  loader_options.first_step = first;
+  loader_options.end_step = config_.run.steps;
+  Loader loader(*train_data_, *batches_, loader_options);
+
+  bool stopped = false;
+  for (int64_t step = first; step < config_.run.steps && !stopped; ++step) {
+    rank_.recorder().set_step(step + 1);
+    const auto begin = Clock::now();
+    const double waited = loader.waited_seconds();
+    const std::vector<HostBatch> batches = next_batches(loader, step);
+    const std::vector<HostMicrobatch> microbatches = views_of(batches, config_.data.mask_documents);
+    const double lr = learning_rate(config_.optimizer, config_.run.steps, step);
+    step_->forward_backward(microbatches);
+    step_->update(lr, step + 1);
+    const StepNumbers numbers = step_->numbers();
+    if (numbers.non_finite) fail_not_finite(microbatches, step + 1);
+    if (numbers.valid_tokens == 0) logger_.warn("step " + std::to_string(step + 1) + " has no label that counts");
+
+    StepMetrics metrics;
+    metrics.step = step + 1;
+    metrics.tokens = batches_->consumed(step + 1) * config_.data.sequence_length;
+    metrics.loss = numbers.loss;
+    metrics.lr = lr;
+    metrics.grad_norm = numbers.grad_norm;
+    metrics.step_seconds = seconds_since(begin);
+    metrics.exposed_comm_seconds = numbers.exposed_comm_seconds;
+    metrics.data_wait_seconds = loader.waited_seconds() - waited;
+    metrics.memory_bytes = rank_.allocator().stats().peak_live_bytes;
+    const double step_tokens = static_cast<double>(batches_->batch(step) * config_.data.sequence_length);
+    metrics.tokens_per_second = step_tokens / metrics.step_seconds;
+    const double flops_per_rank = metrics.tokens_per_second * plan_.flops_per_token / rank_.world_size();
+    metrics.tflops_per_rank = flops_per_rank * 1e-12;
+    metrics.mfu = peak > 0 ? flops_per_rank / peak : 0.0;
+
+    const bool last = step + 1 == config_.run.steps;
+    const auto due = [&](int64_t every) { return every > 0 && (step + 1) % every == 0; };
+    if (valid_data_ && (due(config_.run.eval_every) || last)) metrics.valid_loss = evaluate();
+    finished_steps_ = step + 1;
+    stopped = stop_agreed(stop) && !last;
+    if (due(config_.checkpoint.every) || last || stopped) metrics.checkpoint_seconds = save(step + 1);
+    metrics.time = static_cast<double>(std::time(nullptr));
+    reporter_->step(metrics);
+  }
+  if (stopped) {
+    reporter_->end(RunState::stopped, finished_steps_, "a signal asked for it", 0);
+    logger_.info("stopped after step " + std::to_string(finished_steps_) + "; the same command continues");
+  } else {
+    reporter_->end(RunState::finished, finished_steps_, "", 0);
+  }
+}
+
+}  // namespace trireme

@@ -1,0 +1,53 @@
+// The training loop of one rank: data in, steps, evaluation, checkpoints, numbers out, and a clean stop.
+#pragma once
+
+#include <memory>
+
+#include "core/config/config.h"
+#include "core/data/dataset.h"
+#include "core/data/loader.h"
+#include "launcher/rank_context.h"
+#include "launcher/run_plan.h"
+#include "launcher/run_reporter.h"
+#include "launcher/stop_signal.h"
+#include "launcher/train_step.h"
+#include "models/transformer.h"
+
+namespace trireme {
+
+class Trainer {
+ public:
+  // Checks configuration against world and data, and opens the data; allocates nothing large.
+  Trainer(RankContext& rank, const Config& config, Console& console, Logger& logger);
+
+  const RunPlan& plan() const { return plan_; }
+
+  // From the newest checkpoint (or the beginning) to run.steps, or until a stop signal. Collective over the world. NumbersError
+  // on a loss or norm that isn't finite; nothing is saved then. Whatever is thrown stands in status.json.
+  void run(const StopSignal& stop);
+
+ private:
+  void train(const StopSignal& stop);
+  int64_t prepare();  // builds the model, loads its state; returns the finished steps
+  std::vector<HostBatch> next_batches(Loader& loader, int64_t step) const;
+  double evaluate();
+  double save(int64_t finished_steps);
+  bool stop_agreed(const StopSignal& stop);
+  [[noreturn]] void fail_not_finite(const std::vector<HostMicrobatch>& microbatches, int64_t step);
+
+  RankContext& rank_;
+  Config config_;
+  Console& console_;
+  Logger& logger_;
+  std::unique_ptr<Dataset> train_data_;
+  std::unique_ptr<Dataset> valid_data_;  // none when the run never evaluates
+  RunPlan plan_;
+  std::unique_ptr<BatchPlan> batches_;
+  std::unique_ptr<Transformer> model_;
+  std::unique_ptr<TrainStep> step_;
+  std::unique_ptr<RunReporter> reporter_;
+  int64_t resumed_samples_ = 0;
+  int64_t finished_steps_ = 0;
+};
+
+}  // namespace trireme
