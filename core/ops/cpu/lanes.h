@@ -1,5 +1,5 @@
-// Sums over rows that lie in the cache, where a loop's vector code loses its time in one chain of additions and in adding
-// up a vector's elements one by one: two chains here, and a tree at the end.
+// Sums over rows that lie in the cache, where a loop's vector code loses its time in one chain of additions and in
+// adding up a vector's elements one by one: two chains here, and a tree at the end.
 #pragma once
 
 #include <bit>
@@ -52,8 +52,8 @@ TRIREME_HOST_DEVICE float add_lanes(const Lanes& lanes) {
   return (four[0] + four[2]) + (four[1] + four[3]);
 }
 
-// Σ term(load) for `load` at 0 … n−1: `term` is a generic function object, marked always_inline, that reads its operands
-// with load(pointer to element 0).
+// Σ term(load) for `load` at 0 … n−1: `term` is a generic function object, marked always_inline, that reads its
+// operands with load(pointer to element 0).
 template <class Term>
 TRIREME_HOST_DEVICE float sum_of(int64_t n, const Term& term) {
   Lanes a{};

@@ -29,17 +29,19 @@ struct ForwardRows {
 
 template <class T>
 TRIREME_HOST_DEVICE float row_mean(const T* x, int64_t columns) {
-  const float sum = sum_of(columns, [&](auto load) __attribute__((always_inline)) { return load(x); });
+  const float sum = sum_of(
+      columns, [&](auto load) __attribute__((always_inline)) { return load(x); });
   return sum / static_cast<float>(columns);
 }
 
 // 1/√(mean((x − mean)²) + eps).
 template <class T>
 TRIREME_HOST_DEVICE float row_rstd(const T* x, float mean, float eps, int64_t columns) {
-  const float squares = sum_of(columns, [&](auto load) __attribute__((always_inline)) {
-    const auto d = load(x) - mean;
-    return d * d;
-  });
+  const float squares = sum_of(
+      columns, [&](auto load) __attribute__((always_inline)) {
+        const auto d = load(x) - mean;
+        return d * d;
+      });
   return 1.0f / std::sqrt(squares / static_cast<float>(columns) + eps);
 }
 
@@ -199,8 +201,7 @@ void norm_backward(Stream& stream, const Tensor& dy, const Tensor& x, const Tens
   ThreadPool& pool = stream.pool();
   add_partial_sums(pool, sums, num_blocks, 2 * columns, columns, /*accumulate=*/false, dweight.data<float>());
   if (layer) {
-    add_partial_sums(pool, sums + columns, num_blocks, 2 * columns, columns, /*accumulate=*/false,
-                     dbias.data<float>());
+    add_partial_sums(pool, sums + columns, num_blocks, 2 * columns, columns, /*accumulate=*/false, dbias.data<float>());
   }
 }
 

@@ -31,7 +31,8 @@ TRIREME_MULTIVERSION void forward_row(const Heads& heads, const T* x, const T* q
     const T* in = x + h * dim;
     const T* weight = h < heads.num_query ? q_weight : k_weight;
     T* out = y + h * dim;
-    const float squares = sum_of(dim, [&](auto load) __attribute__((always_inline)) { return load(in) * load(in); });
+    const float squares = sum_of(
+        dim, [&](auto load) __attribute__((always_inline)) { return load(in) * load(in); });
     const float r = 1.0f / std::sqrt(squares / static_cast<float>(dim) + eps);
     rstd[h] = r;
 #pragma omp simd
@@ -51,9 +52,8 @@ TRIREME_MULTIVERSION void backward_row(const Heads& heads, T* d, const T* x, con
     const T* weight = query ? q_weight : k_weight;
     float* dweight = query ? dweights : dweights + dim;
     const float r = rstd[head];
-    const float sum = sum_of(dim, [&](auto load) __attribute__((always_inline)) {
-      return load(dy) * load(weight) * (load(in) * r);
-    });
+    const float sum = sum_of(
+        dim, [&](auto load) __attribute__((always_inline)) { return load(dy) * load(weight) * (load(in) * r); });
     const float mean = sum / static_cast<float>(dim);
 #pragma omp simd
     for (int64_t i = 0; i < dim; ++i) {
