@@ -2,7 +2,7 @@
 #include <unistd.h>
 
 #include <cstdio>
-#include <cstdlib>
+#include <optional>
 #include <sstream>
 
 #include "core/config/load.h"
@@ -17,9 +17,9 @@ namespace {
 
 // As a rank of MPI where mpirun or srun started this process, else alone.
 int run_as_rank(const Config& config, const std::function<int(RankContext&)>& body) {
-  const LaunchInfo launch = detect_launch([](const char* name) { return std::getenv(name); });
+  const RankEnv env = find_rank_env();
   std::optional<MpiRuntime> mpi;
-  if (launch.under_mpi) mpi.emplace();
+  if (env.under_mpi()) mpi.emplace(MpiOptions{.expected_size = env.world_size});
   return run_rank(config, mpi ? &*mpi : nullptr, body);
 }
 
