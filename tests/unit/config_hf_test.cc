@@ -1,5 +1,6 @@
 // The model section: Hugging Face's config.json, alone and overridden.
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -17,7 +18,7 @@ class HfConfig : public testing::Test {
  protected:
   HfConfig() {
     dir_ = fs::path(testing::TempDir()) /
-           (std::string("hf_") + testing::UnitTest::GetInstance()->current_test_info()->name());
+           ("hf_" + std::to_string(::getpid()));
     fs::create_directories(dir_);
   }
   ~HfConfig() override { fs::remove_all(dir_); }

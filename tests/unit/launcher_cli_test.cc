@@ -2,6 +2,7 @@
 #include "launcher/cli.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <filesystem>
@@ -42,7 +43,7 @@ void expect_error(const std::vector<std::string>& arguments, const std::string& 
 // A configuration file for the life of the test.
 class Cli : public testing::Test {
  protected:
-  Cli() : path_(fs::path(testing::TempDir()) / "cli_test.yaml") {
+  Cli() : path_(fs::path(testing::TempDir()) / ("cli_test-" + std::to_string(::getpid()) + ".yaml")) {
     std::ofstream(path_) << R"(run: {dir: runs/x, steps: 4}
 model: {model_type: llama, hidden_size: 8, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 8,
         vocab_size: 16, max_position_embeddings: 8}

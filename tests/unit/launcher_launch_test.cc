@@ -44,7 +44,7 @@ TEST(MpirunCommand, ManyMachines) {
 
 class Supervise : public testing::Test {
  protected:
-  Supervise() : dir_(fs::path(testing::TempDir()) / "supervise") {
+  Supervise() : dir_(fs::path(testing::TempDir()) / ("supervise-" + std::to_string(::getpid()))) {
     fs::remove_all(dir_);
     fs::create_directories(dir_);
   }

@@ -33,7 +33,7 @@ class Metrics : public testing::Test {
  protected:
   Metrics() {
     dir_ = fs::path(testing::TempDir()) /
-           (std::string("metrics_") + testing::UnitTest::GetInstance()->current_test_info()->name());
+           ("metrics_" + std::to_string(::getpid()));
     fs::remove_all(dir_);
     fs::create_directories(dir_);
   }
