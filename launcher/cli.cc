@@ -1,6 +1,7 @@
 #include "launcher/cli.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <new>
 
@@ -56,9 +57,11 @@ class CommandLine {
     const CLI::App* command = &app_;
     while (!command->get_subcommands().empty()) command = command->get_subcommands().front();
     const std::string name = command == &app_ ? "trireme" : "trireme " + path_of(command);
-    std::string near;
-    if (const std::vector<std::string> rest = command->remaining(); !rest.empty()) near = nearest(*command, rest.front());
-    throw ConfigError({.what = error.what(), .hint = near.empty() ? name + " --help" : near});
+    const std::vector<std::string> rest = command->remaining();
+    const std::string near = rest.empty() ? "" : nearest(*command, rest.front());
+    const bool unknown_command = command->get_require_subcommand_min() > 0 && !rest.empty() && rest.front()[0] != '-';
+    throw ConfigError({.what = unknown_command ? "unknown command '" + rest.front() + "'" : error.what(),
+                       .hint = near.empty() ? name + " --help" : near});
   }
 
  private:

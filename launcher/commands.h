@@ -1,7 +1,7 @@
 // The commands of the program, one function each. Results go to standard output, everything else to standard error.
 //
-// Each returns the exit code. An exception that leaves one is printed by the command line (launcher/cli.h), by the first
-// rank only: it happened before the ranks were connected. What fails later, a command prints itself (run_rank).
+// Each returns the exit code. An exception that leaves one is printed by the command line (launcher/cli.h), by the
+// first rank only: it happened before the ranks were connected. What fails later, a command prints itself (run_rank).
 #pragma once
 
 #include <optional>

@@ -29,8 +29,8 @@ std::string progress_bar(const TokenizeProgress& p, double seconds) {
   const int filled = std::clamp(static_cast<int>(share * kWidth), 0, kWidth);
   const auto rate = static_cast<int64_t>(static_cast<double>(p.input_bytes) / std::max(seconds, 1e-6));
   return "[" + std::string(static_cast<size_t>(filled), '#') + std::string(static_cast<size_t>(kWidth - filled), '-') +
-         "] " + fixed(100 * share, 0) + "% of " + human_bytes(p.total_input_bytes) + ", " + human_bytes(rate) + "/s, " +
-         human_count(static_cast<double>(p.num_tokens)) + " tokens";
+         "] " + fixed(100 * share, 0) + "% of " + human_bytes(p.total_input_bytes) + ", " + human_bytes(rate) +
+         "/s, " + human_count(static_cast<double>(p.num_tokens)) + " tokens";
 }
 
 // The first `limit` bytes, control characters escaped, on one line.
@@ -68,7 +68,8 @@ int tokenize_command(TokenizeOptions options) {
     std::fprintf(stderr, "%lld empty documents were left out\n", static_cast<long long>(report.num_empty_documents));
   }
   if (report.num_repaired_lines > 0) {
-    std::fprintf(stderr, "%lld lines had broken UTF-8, now U+FFFD\n", static_cast<long long>(report.num_repaired_lines));
+    std::fprintf(stderr, "%lld lines had broken UTF-8, now U+FFFD\n",
+                 static_cast<long long>(report.num_repaired_lines));
   }
   return 0;
 }

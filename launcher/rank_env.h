@@ -27,9 +27,9 @@ RankEnv find_rank_env();  // of this process
 // `arguments`: of this process, for the hint.
 void check_tasks(const RankEnv& env, const std::string& arguments);
 
-// A descriptor of the terminal on which what is written to `fd` appears, or -1. mpirun passes output on through pipes, so
-// that the terminal, if any, is the one that mpirun writes to. The caller may close it; it lives as long as the process
-// otherwise.
+// A descriptor of the terminal on which what is written to `fd` appears, or -1. mpirun passes output on through
+// pipes, so that the terminal, if any, is the one that mpirun writes to. The caller may close it; otherwise it lives as
+// long as the process.
 int find_terminal(const RankEnv& env, int fd);
 
 }  // namespace trireme

@@ -120,7 +120,9 @@ TEST(MpiEngine, WaitingCostsNoProcessorTime) {
     const auto cpu_seconds = [] {
       rusage usage{};
       ::getrusage(RUSAGE_SELF, &usage);
-      const auto seconds = [](timeval t) { return static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec); };
+      const auto seconds = [](timeval t) {
+        return static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec);
+      };
       return seconds(usage.ru_utime) + seconds(usage.ru_stime);
     };
     comm.barrier(stream)->wait(stream);
@@ -156,7 +158,8 @@ int main(int argc, char** argv) {
   if (runtime.rank() != 0) {
     struct Quiet : testing::EmptyTestEventListener {
       void OnTestPartResult(const testing::TestPartResult& result) override {
-        if (result.failed()) std::fprintf(stderr, "%s:%d: %s\n", result.file_name(), result.line_number(), result.message());
+        if (!result.failed()) return;
+        std::fprintf(stderr, "%s:%d: %s\n", result.file_name(), result.line_number(), result.message());
       }
     };
     testing::TestEventListeners& listeners = testing::UnitTest::GetInstance()->listeners();

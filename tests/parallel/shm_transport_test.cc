@@ -153,10 +153,10 @@ TEST(ShmEngines, RunSideBySide) {
   constexpr int kRanks = 3;
   const ShmLayout layout(kRanks, /*chunk_bytes=*/8192);
   const Memory memory = zeros(layout.total_bytes);
-  std::vector<std::unique_ptr<HostEngine>> engines;
   std::vector<Doorbell> bells(kRanks);
   std::vector<Doorbell*> doorbells;
   for (Doorbell& bell : bells) doorbells.push_back(&bell);
+  std::vector<std::unique_ptr<HostEngine>> engines;  // after the bells, which their threads use to the end
   for (int r = 0; r < kRanks; ++r) {
     engines.push_back(std::make_unique<HostEngine>([] {}, [] {}));
     engines.back()->run([&] { engines.back()->use_doorbell(&bells[static_cast<size_t>(r)]); });

@@ -1,10 +1,10 @@
-// Operands and products of tiles for attention_tiles.h: an *engine* says how a tile lies in memory as the left and as the
-// right operand of a product, and computes blocks of C [M, N] (+)= A [M, K] · B [K, N] with fp32 sums.
+// Operands and products of tiles for attention_tiles.h: an *engine* says how a tile lies in memory as the left and as
+// the right operand of a product, and computes blocks of C [M, N] (+)= A [M, K] · B [K, N] with fp32 sums.
 //
 // Left operands are read one element (f32) or one pair of neighbours along K (bf16) at a time and broadcast; right
-// operands are read as vectors along N. `Left` and `Right` are what one such read covers: f32: a float, a float; bf16: one
-// of the two elements, a pair of two rows k, k+1 in 32 bits. Every sum runs over k in ascending order, so a block's bits
-// depend on nothing but its operands.
+// operands are read as vectors along N. `Left` and `Right` are what one such read covers: f32: a float, a float; bf16:
+// one of the two elements, a pair of two rows k, k+1 in 32 bits. Every sum runs over k in ascending order, so a block's
+// bits depend on nothing but its operands.
 //
 // Included by a source file per instruction set, after its target is switched; everything is local to that file.
 #pragma once
@@ -125,8 +125,8 @@ struct FloatEngine {
   }
 };
 
-// Writes columns [0, count) of src [padded, kTile] (dims by positions) as rows of `dim` elements, each position times its
-// factor. `tmp` holds [kTile, padded].
+// Writes columns [0, count) of src [padded, kTile] (dims by positions) as rows of `dim` elements, each position times
+// its factor. `tmp` holds [kTile, padded].
 template <class S, class In>
 void write_transposed(const float* src, int64_t padded, const float* factor, int count, int dim, float* tmp, In* dst,
                       int64_t stride) {

@@ -207,7 +207,8 @@ struct BackwardPass : Attention<E> {
       A::template add_over_keys<Into::add>(active, z, (E::kInPlace ? s.k : s.kt) + at, A::right_of(s, s.dscores),
                                            s.result, nullptr);
     }
-    In* const dq = static_cast<In*>(call.dqkv) + (task.batch * call.sequence + rows.first) * z.qkv_stride + rows.head * z.dim;
+    In* const dq =
+        static_cast<In*>(call.dqkv) + (task.batch * call.sequence + rows.first) * z.qkv_stride + rows.head * z.dim;
     write_transposed<S>(s.result, z.padded, stats.scale, rows.count, z.dim, s.tmp, dq, z.qkv_stride);
   }
 
