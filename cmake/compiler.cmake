@@ -13,14 +13,9 @@ endif()
 # a second time and chosen at run time (core/ops/cpu/multiversion.h). Line tables only: full debug information
 # triples build time.
 set(CMAKE_CXX_FLAGS_RELWITHDEBINFO "-O2 -g1")
+# -Wno-psabi: vectors of 64 bytes are passed between inlined functions only.
 add_compile_options(-march=x86-64-v3 -Wall -Wextra -Wshadow -Werror
-  -fno-math-errno -fno-trapping-math -ffp-contract=fast -fopenmp-simd)
-
-# GCC links only the libraries that are used, but not so with a sanitizer; then programs load libprotobuf beside
-# the older protobuf inside libsentencepiece and fail before main.
-if(NOT TRIREME_SANITIZE STREQUAL "")
-  add_link_options(-Wl,--as-needed)
-endif()
+  -fno-math-errno -fno-trapping-math -ffp-contract=fast -fopenmp-simd -Wno-psabi)
 
 if(TRIREME_SANITIZE STREQUAL "address")
   add_compile_options(-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -O1)

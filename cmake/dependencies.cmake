@@ -42,9 +42,6 @@ trireme_need(nlohmann_json::nlohmann_json nlohmann-json3-dev)
 find_package(CLI11 QUIET)
 trireme_need(CLI11::CLI11 libcli11-dev)
 
-find_package(Protobuf QUIET)
-trireme_need(protobuf::libprotobuf "libprotobuf-dev protobuf-compiler")
-
 trireme_library(yaml-cpp::yaml-cpp yaml-cpp/yaml.h yaml-cpp libyaml-cpp-dev)
 trireme_library(xxhash::xxhash xxhash.h xxhash libxxhash-dev)
 trireme_library(sentencepiece::sentencepiece sentencepiece_processor.h sentencepiece libsentencepiece-dev)

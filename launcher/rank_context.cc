@@ -3,7 +3,9 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
+#include <thread>
 
 #include "core/device/cpu_features.h"
 #include "core/error.h"
@@ -11,18 +13,15 @@
 
 namespace trireme {
 
-RankContext::RankContext(const Config& config, std::unique_ptr<FlightRecorder> recorder,
-                         std::unique_ptr<Communicator> world, int local_size)
-    : recorder_(std::move(recorder)),
-      world_(std::move(world)),
-      mesh_(resolve_mesh(config.parallel, world_->size(), world_->rank())) {
+RankContext::RankContext(const Config& config, Communicator& world, int local_size)
+    : world_(world), mesh_(resolve_mesh(config.parallel, world.size(), world.rank())) {
   if (config.run.device == DeviceChoice::cuda) {
     throw MachineError({.what = "run.device is cuda, but this program was built without CUDA",
                         .hint = "run.device: cpu, or a build with TRIREME_CUDA=on"});
   }
   const std::vector<int64_t> group = mesh_.group(kDataAxes);
   const std::vector<int> ranks(group.begin(), group.end());
-  data_ = world_->split(ranks, "data");
+  data_ = world_.split(ranks, "data");
   const int64_t threads = config.run.threads.value_or(default_threads(local_size));
   pool_ = std::make_unique<ThreadPool>(static_cast<int>(threads));
   allocator_ = std::make_unique<CpuAllocator>();
@@ -49,11 +48,21 @@ DType resolve_compute(const Config& config) {
   throw ConfigError({.what = "precision.compute: fp8 is not built yet", .hint = "bf16"});
 }
 
+namespace {
+
+// All ranks often fail alike. One message is enough: the lowest rank's, which aborts the others while they wait.
+void wait_for_lower_ranks(int rank) {
+  if (rank > 0) std::this_thread::sleep_for(std::chrono::milliseconds(400 + 100 * std::min(rank, 30)));
+}
+
+}  // namespace
+
 int run_rank(const Config& config, MpiRuntime* mpi, const std::function<int(RankContext&)>& body) {
   const int rank_number = mpi != nullptr ? mpi->rank() : 0;
   const auto fail = [&](ExitCode code, const std::string& message) {
     // A rank that failed only because another did stays silent: the first one speaks for all.
     if (code != ExitCode::peer) {
+      wait_for_lower_ranks(rank_number);
       const std::string who = mpi != nullptr && mpi->size() > 1 ? " [rank " + std::to_string(rank_number) + "]" : "";
       std::fprintf(stderr, "error: %s%s\n", message.c_str(), who.c_str());
     }
@@ -61,9 +70,9 @@ int run_rank(const Config& config, MpiRuntime* mpi, const std::function<int(Rank
     return static_cast<int>(code);
   };
   try {
-    auto recorder = std::make_unique<FlightRecorder>(rank_number);
-    auto world = mpi != nullptr ? mpi->world(*recorder) : make_self_communicator("world", *recorder);
-    RankContext rank(config, std::move(recorder), std::move(world), mpi != nullptr ? mpi->local_size() : 1);
+    FlightRecorder recorder(rank_number);
+    const auto world = mpi != nullptr ? mpi->world(recorder) : make_self_communicator("world", recorder);
+    RankContext rank(config, *world, mpi != nullptr ? mpi->local_size() : 1);
     return body(rank);
   } catch (const Error& error) {
     return fail(error.code(), error.what());

@@ -18,24 +18,22 @@ namespace trireme {
 
 class RankContext {
  public:
-  // A rank of a communicator that somebody else made (ranks as threads, tests). `threads` as in RunConfig.
-  RankContext(const Config& config, std::unique_ptr<FlightRecorder> recorder, std::unique_ptr<Communicator> world,
-              int local_size);
+  // The rank of `world`, which outlives it. `local_size` ranks share this machine's cores.
+  RankContext(const Config& config, Communicator& world, int local_size);
 
-  int rank() const { return world_->rank(); }
-  int world_size() const { return world_->size(); }
+  int rank() const { return world_.rank(); }
+  int world_size() const { return world_.size(); }
   bool is_main() const { return rank() == 0; }
   Stream& stream() { return *stream_; }
   Allocator& allocator() { return *allocator_; }
   ThreadPool& pool() { return *pool_; }
-  Communicator& world() { return *world_; }
+  Communicator& world() { return world_; }
   Communicator& data() { return *data_; }  // over the data ranks of this rank's coordinates
-  FlightRecorder& recorder() { return *recorder_; }
+  FlightRecorder& recorder() { return world_.recorder(); }
   const Mesh& mesh() const { return mesh_; }
 
  private:
-  std::unique_ptr<FlightRecorder> recorder_;
-  std::unique_ptr<Communicator> world_;
+  Communicator& world_;
   Mesh mesh_;
   std::unique_ptr<Communicator> data_;
   std::unique_ptr<ThreadPool> pool_;

@@ -19,6 +19,7 @@ void on_signal(int number) {
 
 struct sigaction former_term;
 struct sigaction former_int;
+struct sigaction former_usr1;
 
 }  // namespace
 
@@ -30,11 +31,13 @@ StopSignal::StopSignal() {
   action.sa_flags = SA_RESTART;
   sigaction(SIGTERM, &action, &former_term);
   sigaction(SIGINT, &action, &former_int);
+  sigaction(SIGUSR1, &action, &former_usr1);
 }
 
 StopSignal::~StopSignal() {
   sigaction(SIGTERM, &former_term, nullptr);
   sigaction(SIGINT, &former_int, nullptr);
+  sigaction(SIGUSR1, &former_usr1, nullptr);
 }
 
 int StopSignal::received() const { return received_signal; }

@@ -1,82 +1,63 @@
-#include "launcher/train_command.h"
-
+// `trireme train` and `trireme probe`: a configuration, the ranks, what each of them does.
 #include <unistd.h>
 
 #include <cstdio>
-#include <cstdlib>
-#include <filesystem>
+#include <optional>
+#include <sstream>
 
 #include "core/config/load.h"
-#include "core/metrics/console.h"
 #include "core/metrics/log.h"
-#include "launcher/rank_context.h"
-#include "launcher/stop_signal.h"
+#include "launcher/commands.h"
+#include "launcher/rank_env.h"
 #include "launcher/trainer.h"
 
 namespace trireme {
 
 namespace {
 
-// Runs `prepare` before the ranks are connected: every rank would fail in the same way, so only the first one says so.
-template <class Prepare>
-auto on_first_rank_reports(const LaunchInfo& launch, Prepare&& prepare) {
-  try {
-    return prepare();
-  } catch (const Error& error) {
-    if (launch.rank == 0) throw;
-    throw PeerError({.what = error.what()});
-  }
+// As a rank of MPI where mpirun or srun started this process, else alone.
+int run_as_rank(const Config& config, const std::function<int(RankContext&)>& body) {
+  const RankEnv env = find_rank_env();
+  std::optional<MpiRuntime> mpi;
+  if (env.under_mpi()) mpi.emplace(MpiOptions{.expected_size = env.world_size});
+  return run_rank(config, mpi ? &*mpi : nullptr, body);
 }
 
-int connect_and_run(const LaunchInfo& launch, const Config& config, const std::function<int(RankContext&)>& body) {
-  std::unique_ptr<MpiRuntime> mpi;
-  if (launch.under_mpi) mpi = std::make_unique<MpiRuntime>();
-  return run_rank(config, mpi.get(), body);
+int train(RankContext& rank, const Config& config, bool dry_run) {
+  const int terminal = rank.is_main() ? find_terminal(find_rank_env(), STDERR_FILENO) : -1;
+  Console console(STDERR_FILENO, terminal >= 0, terminal);
+  Logger logger(rank.rank(), console);
+  Trainer trainer(rank, config, console, logger);
+  const std::string plan = trainer.plan().str();
+  if (dry_run) {
+    if (rank.is_main()) std::fputs(plan.c_str(), stdout);
+    return 0;
+  }
+  std::istringstream lines(plan);
+  for (std::string text; rank.is_main() && std::getline(lines, text);) console.line(text);
+  const StopSignal stop;
+  trainer.run(stop);
+  logger.info("the run is in " + config.run.dir);
+  return 0;
 }
 
 }  // namespace
 
-int run_train(const TrainOptions& options) {
-  const LaunchInfo launch = detect_launch(::getenv);
-  const Config config = on_first_rank_reports(launch, [&] { return load_config(options.config, options.sets); });
-  if (options.dump_config) {
-    if (launch.rank == 0) std::fputs(dump_config(config).c_str(), stdout);
+int train_command(const TrainArgs& args) {
+  const Config config = load_config(args.config, args.sets);
+  if (args.dump_config) {
+    if (find_rank_env().rank == 0) std::fputs(dump_config(config).c_str(), stdout);
     return 0;
   }
-  const StopSignal stop;
-  Console console(STDERR_FILENO, Console::is_terminal(STDERR_FILENO));
-  return connect_and_run(launch, config, [&](RankContext& rank) {
-    Logger logger(rank.rank(), console);
-    Trainer trainer(rank, config, console, logger);
-    if (options.dry_run) {
-      if (rank.is_main()) std::fputs(trainer.plan().str().c_str(), stdout);
-      return 0;
-    }
-    if (rank.is_main()) console.line(trainer.plan().str());
-    trainer.run(stop);
-    return 0;
-  });
+  return run_as_rank(config, [&](RankContext& rank) { return train(rank, config, args.dry_run); });
 }
 
-int run_probe(const ProbeOptions& options, const std::vector<std::string>& sets) {
-  const LaunchInfo launch = detect_launch(::getenv);
-  const Config config = on_first_rank_reports(launch, [&] { return probe_config(options, sets); });
-  return connect_and_run(launch, config, [&](RankContext& rank) {
+int probe_command(const ProbeOptions& options, const std::vector<std::string>& sets) {
+  const Config config = probe_config(options, sets);
+  return run_as_rank(config, [&](RankContext& rank) {
     probe(rank, config, options);
     return 0;
   });
-}
-
-int run_generate(const GenerateOptions& options) {
-  CpuAllocator allocator;
-  ThreadPool pool(default_threads(/*local_size=*/1));
-  CpuStream stream(allocator, pool);
-  generate(stream, options, [](const std::string& piece) {
-    std::fputs(piece.c_str(), stdout);
-    std::fflush(stdout);
-  });
-  std::fputs("\n", stdout);
-  return 0;
 }
 
 }  // namespace trireme

@@ -64,9 +64,10 @@ void Bucket::initialize(Stream& stream, uint64_t seed) {
       if (part.init.kind == Initializer::Kind::normal) {
         const uint64_t key = random_key(seed, part.name);
         stream.pool().for_ranges(n, 16384, [&](int64_t begin, int64_t end) {
-          for (int64_t i = begin; i < end; ++i) {
-            host[static_cast<size_t>(i)] =
-                static_cast<float>(part.init.value * normal_at(key, static_cast<uint64_t>(i)));
+          for (int64_t i = begin; i < end; i += 2) {  // begin is even
+            const NormalPair pair = normal_pair_at(key, static_cast<uint64_t>(i / 2));
+            host[static_cast<size_t>(i)] = static_cast<float>(part.init.value * pair.even);
+            if (i + 1 < end) host[static_cast<size_t>(i + 1)] = static_cast<float>(part.init.value * pair.odd);
           }
         });
       }

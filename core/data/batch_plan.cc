@@ -19,7 +19,8 @@ void check_divides(int64_t batch, const BatchPlanOptions& options, const std::st
                    " × data degree " + std::to_string(options.data_degree) + ")",
        .found = std::to_string(batch),
        .where = where,
-       .hint = (below >= unit ? std::to_string(below) + " or " : "") + std::to_string(std::max<int64_t>(below, 0) + unit)});
+       .hint =
+           (below >= unit ? std::to_string(below) + " or " : "") + std::to_string(std::max<int64_t>(below, 0) + unit)});
 }
 
 void check(const BatchPlanOptions& options) {

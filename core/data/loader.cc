@@ -94,8 +94,8 @@ HostBatch Loader::read(int64_t step, int64_t microbatch) {
     const auto span = [&](const Tensor& tensor) {
       return std::span<int32_t>(tensor.data<int32_t>() + row * length, static_cast<size_t>(length));
     };
-    dataset_.read(first + row, {span(batch.tokens), span(batch.labels), span(batch.positions),
-                                span(batch.document_start)});
+    dataset_.read(first + row,
+                  {span(batch.tokens), span(batch.labels), span(batch.positions), span(batch.document_start)});
   }
   // A label is always the next token here; padding that counts nothing is added by those who pad.
   batch.num_valid_labels = micro * length;

@@ -37,7 +37,7 @@ class TextReader {
 
  private:
   struct File;
-  bool fill();           // more bytes into buffer_; false at the end of the file
+  bool fill();  // more bytes into buffer_; false at the end of the file
   bool next_line(TextPiece& piece);
   bool next_text(TextPiece& piece);
 
@@ -47,7 +47,7 @@ class TextReader {
   int64_t finished_bytes_ = 0;
   size_t input_ = 0;
   std::unique_ptr<File> file_;
-  std::string buffer_;   // bytes read and not yet given out, from begin_ on
+  std::string buffer_;  // bytes read and not yet given out, from begin_ on
   size_t begin_ = 0;
   int64_t line_ = 0;
   bool gave_text_ = false;

@@ -98,7 +98,7 @@ std::string json_text(const std::string& line, const std::string& field, const s
     }
     throw DataError({.what = "the line has no text",
                      .expected = "a string in field \"" + field + "\"",
-                     .found = !value.is_object() ? "no object"
+                     .found = !value.is_object()     ? "no object"
                               : found == value.end() ? "fields: " + (keys.empty() ? "none" : keys)
                                                      : std::string(found->type_name()),
                      .where = where,
@@ -214,7 +214,7 @@ class Job {
   std::optional<int32_t> eod_;
   ReadAhead reader_;
   MegatronWriter writer_;
-  std::vector<int64_t> counts_;                                         // by id
+  std::vector<int64_t> counts_;                                           // by id
   std::vector<int64_t> byte_counts_ = std::vector<int64_t>(size_t{256});  // by byte of the text
   int64_t document_tokens_ = 0;
   TokenizeReport report_;

@@ -54,7 +54,6 @@ LlmcSource::Header LlmcSource::read_header(const MappedFile& file) {
 LlmcSource::LlmcSource(MappedFile file, Header header)
     : TokenSource(std::move(file), header.dtype, kHeaderBytes, header.num_tokens) {}
 
-LlmcSource::LlmcSource(const std::string& path)
-    : LlmcSource(MappedFile(path), read_header(MappedFile(path))) {}
+LlmcSource::LlmcSource(const std::string& path) : LlmcSource(MappedFile(path), read_header(MappedFile(path))) {}
 
 }  // namespace trireme

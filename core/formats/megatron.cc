@@ -30,13 +30,15 @@ int dtype_code(TokenDType dtype) {
 }
 
 TokenDType dtype_from_code(int code, const std::string& path) {
-  for (const TokenDType dtype : {TokenDType::u8, TokenDType::i8, TokenDType::i16, TokenDType::i32, TokenDType::i64,
-                                 TokenDType::u16}) {
+  for (const TokenDType dtype :
+       {TokenDType::u8, TokenDType::i8, TokenDType::i16, TokenDType::i32, TokenDType::i64, TokenDType::u16}) {
     if (dtype_code(dtype) == code) return dtype;
   }
   throw DataError({.what = "the index names a dtype that tokens can't have",
                    .expected = "1 (u8), 2 (i8), 3 (i16), 4 (i32), 5 (i64) or 8 (u16)",
-                   .found = std::to_string(code) + (code == 6 ? " (f64)" : code == 7 ? " (f32)" : ""),
+                   .found = std::to_string(code) + (code == 6   ? " (f64)"
+                                                    : code == 7 ? " (f32)"
+                                                                : ""),
                    .where = path + ", byte 17"});
 }
 
@@ -60,6 +62,54 @@ std::string show(std::span<const std::byte> bytes) {
                    .hint = "copying or making .bin and .idx again, together"});
 }
 
+// Each sequence begins where the one before ends. The number of tokens of all.
+int64_t check_sequences(const MappedFile& index, int64_t num_sequences, int64_t width) {
+  int64_t num_tokens = 0;
+  for (int64_t s = 0; s < num_sequences; ++s) {
+    const auto length = index.at<int32_t>(kHeaderBytes + 4 * s);
+    const auto offset = index.at<int64_t>(kHeaderBytes + 4 * num_sequences + 8 * s);
+    if (length >= 0 && offset == num_tokens * width) {
+      num_tokens += length;
+      continue;
+    }
+    const std::string where = "sequence " + std::to_string(s) + " of " + index.path();
+    if (length < 0) fail_index("a sequence has a negative length", "0 or more", std::to_string(length), where);
+    fail_index("the index's offsets don't follow from its lengths", "byte " + std::to_string(num_tokens * width),
+               "byte " + std::to_string(offset), where);
+  }
+  return num_tokens;
+}
+
+// Mode 0 is text.
+void check_modes(const MappedFile& index, int64_t modes_at, int64_t num_sequences) {
+  for (int64_t s = 0; s < num_sequences; ++s) {
+    if (index.at<int8_t>(modes_at + s) == 0) continue;
+    throw DataError({.what = "the index holds multimodal data",
+                     .expected = "text only",
+                     .where = "sequence " + std::to_string(s) + " of " + index.path()});
+  }
+}
+
+// First 0, never falling, last the number of sequences.
+void check_documents(const MappedFile& index, int64_t documents_at, int64_t num_entries, int64_t num_sequences) {
+  int64_t previous = 0;
+  for (int64_t d = 0; d < num_entries; ++d) {
+    const auto first = index.at<int64_t>(documents_at + 8 * d);
+    const bool good = first >= previous && first <= num_sequences && (d > 0 || first == 0);
+    previous = first;
+    if (good) continue;
+    const std::string where = "document " + std::to_string(d) + " of " + index.path();
+    if (d == 0) fail_index("the document array doesn't begin at 0", "0", std::to_string(first), where);
+    fail_index("the document array is not in order",
+               std::to_string(index.at<int64_t>(documents_at + 8 * (d - 1))) + " to " + std::to_string(num_sequences),
+               std::to_string(first), where);
+  }
+  if (previous != num_sequences) {
+    fail_index("the document array doesn't end at the last sequence", std::to_string(num_sequences),
+               std::to_string(previous), index.path());
+  }
+}
+
 }  // namespace
 
 struct MegatronSource::Index {
@@ -76,7 +126,8 @@ MegatronSource::Index MegatronSource::read_index(const std::string& prefix) {
   MappedFile index(prefix + ".idx");
   const std::string& path = index.path();
   const int64_t magic_bytes = std::min<int64_t>(index.size_bytes(), kMagic.size());
-  if (magic_bytes < static_cast<int64_t>(kMagic.size()) || std::memcmp(index.data(), kMagic.data(), kMagic.size()) != 0) {
+  if (magic_bytes < static_cast<int64_t>(kMagic.size()) ||
+      std::memcmp(index.data(), kMagic.data(), kMagic.size()) != 0) {
     throw DataError({.what = "this is not a Megatron index: wrong magic",
                      .expected = show(std::as_bytes(std::span(kMagic))),
                      .found = show(index.bytes(0, magic_bytes)),
@@ -100,51 +151,20 @@ MegatronSource::Index MegatronSource::read_index(const std::string& prefix) {
   const uint64_t needed = absurd ? 0 : kHeaderBytes + 12 * sequences + 8 * entries;
   const bool multimodal = !absurd && size == needed + sequences;
   if (absurd || entries == 0 || (size != needed && !multimodal)) {
-    fail_index(absurd || size < needed ? "the index is truncated, or its counts are wrong" : "the index's counts are wrong",
-               absurd ? "a file that holds " + std::to_string(sequences) + " sequences and " + std::to_string(entries) +
-                            " document entries"
-                      : std::to_string(needed) + " bytes for " + std::to_string(sequences) + " sequences and " +
-                            std::to_string(entries) + " document entries",
-               std::to_string(size) + " bytes", path);
+    fail_index(
+        absurd || size < needed ? "the index is truncated, or its counts are wrong" : "the index's counts are wrong",
+        absurd ? "a file that holds " + std::to_string(sequences) + " sequences and " + std::to_string(entries) +
+                     " document entries"
+               : std::to_string(needed) + " bytes for " + std::to_string(sequences) + " sequences and " +
+                     std::to_string(entries) + " document entries",
+        std::to_string(size) + " bytes", path);
   }
 
-  // Lengths and offsets, in one pass: each sequence begins where the one before ends.
   const auto num_sequences = static_cast<int64_t>(sequences);
-  const int64_t width = token_dtype_bytes(dtype);
-  const int64_t offsets_at = kHeaderBytes + 4 * num_sequences;
-  int64_t num_tokens = 0;
-  for (int64_t s = 0; s < num_sequences; ++s) {
-    const auto length = index.at<int32_t>(kHeaderBytes + 4 * s);
-    const auto offset = index.at<int64_t>(offsets_at + 8 * s);
-    const std::string sequence = "sequence " + std::to_string(s) + " of " + path;
-    if (length < 0) fail_index("a sequence has a negative length", "0 or more", std::to_string(length), sequence);
-    if (offset != num_tokens * width) {
-      fail_index("the index's offsets don't follow from its lengths", "byte " + std::to_string(num_tokens * width),
-                 "byte " + std::to_string(offset), sequence);
-    }
-    num_tokens += length;
-    if (multimodal && index.at<int8_t>(static_cast<int64_t>(needed) + s) != 0) {
-      throw DataError({.what = "the index holds multimodal data", .expected = "text only", .where = sequence});
-    }
-  }
-
-  const int64_t documents_at = offsets_at + 8 * num_sequences;
+  const int64_t num_tokens = check_sequences(index, num_sequences, token_dtype_bytes(dtype));
+  if (multimodal) check_modes(index, static_cast<int64_t>(needed), num_sequences);
   const auto num_entries = static_cast<int64_t>(entries);
-  int64_t previous = 0;
-  for (int64_t d = 0; d < num_entries; ++d) {
-    const auto first = index.at<int64_t>(documents_at + 8 * d);
-    const std::string where = "document " + std::to_string(d) + " of " + path;
-    if (d == 0 && first != 0) fail_index("the document array doesn't begin at 0", "0", std::to_string(first), where);
-    if (first < previous || first > num_sequences) {
-      fail_index("the document array is not in order",
-                 std::to_string(previous) + " to " + std::to_string(num_sequences), std::to_string(first), where);
-    }
-    previous = first;
-  }
-  if (previous != num_sequences) {
-    fail_index("the document array doesn't end at the last sequence", std::to_string(num_sequences),
-               std::to_string(previous), path);
-  }
+  check_documents(index, kHeaderBytes + 12 * num_sequences, num_entries, num_sequences);
   MappedFile tokens(prefix + ".bin");
   return {std::move(index), std::move(tokens), dtype, num_sequences, num_entries - 1, num_tokens};
 }

@@ -18,21 +18,10 @@
 #include <vector>
 
 #include "core/formats/atomic_file.h"
+#include "core/formats/file_dtype.h"
 #include "core/formats/mapped_file.h"
 
 namespace trireme {
-
-// Element types on disk. Tensors of the second row can be listed and copied as bytes, not converted.
-enum class FileDType : uint8_t {
-  f32, bf16, f16, f64, i32, i64, u8,
-  boolean, i8, i16, u16, u32, u64, f8_e4m3, f8_e5m2,
-};
-
-int64_t file_dtype_bytes(FileDType dtype);
-std::string file_dtype_name(FileDType dtype);  // as in the header: "F32", "BF16", …
-
-// The value of an IEEE half-precision number.
-float half_to_float(uint16_t bits);
 
 struct TensorSpec {
   std::string name;

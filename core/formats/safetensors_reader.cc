@@ -5,7 +5,6 @@
 #include <nlohmann/json.hpp>
 
 #include "core/formats/safetensors.h"
-#include "core/tensor/dtype.h"
 
 namespace trireme {
 
@@ -17,19 +16,6 @@ constexpr const char* kIndexName = "model.safetensors.index.json";
 constexpr const char* kSingleName = "model.safetensors";
 // The limit of the reference implementation; a header beyond it is a damaged length.
 constexpr int64_t kMaxHeaderBytes = 100'000'000;
-
-struct DTypeRow {
-  FileDType dtype;
-  const char* name;
-  int64_t bytes;
-};
-constexpr DTypeRow kDTypes[] = {
-    {FileDType::f32, "F32", 4},         {FileDType::bf16, "BF16", 2},       {FileDType::f16, "F16", 2},
-    {FileDType::f64, "F64", 8},         {FileDType::i32, "I32", 4},         {FileDType::i64, "I64", 8},
-    {FileDType::u8, "U8", 1},           {FileDType::boolean, "BOOL", 1},    {FileDType::i8, "I8", 1},
-    {FileDType::i16, "I16", 2},         {FileDType::u16, "U16", 2},         {FileDType::u32, "U32", 4},
-    {FileDType::u64, "U64", 8},         {FileDType::f8_e4m3, "F8_E4M3", 1}, {FileDType::f8_e5m2, "F8_E5M2", 1},
-};
 
 [[noreturn]] void fail(const std::string& what, const std::string& where, const std::string& expected = "",
                        const std::string& found = "", const std::string& hint = "") {
@@ -65,14 +51,13 @@ HeaderTensor parse_tensor(const std::string& name, const json& value, const std:
   }
   HeaderTensor tensor{{.name = name, .dtype = FileDType::f32, .shape = {}}, 0, 0};
   const json& dtype = value["dtype"];
-  const auto* row = std::find_if(std::begin(kDTypes), std::end(kDTypes),
-                                 [&](const DTypeRow& r) { return dtype.is_string() && dtype == r.name; });
-  if (row == std::end(kDTypes)) fail("the tensor's dtype is not known", where, "F32, BF16, F16, F64, I32, I64, U8, …", dtype.dump());
-  tensor.spec.dtype = row->dtype;
+  if (!dtype.is_string() || !parse_file_dtype(dtype.get_ref<const std::string&>(), tensor.spec.dtype)) {
+    fail("the tensor's dtype is not known", where, "F32, BF16, F16, F64, I32, I64, U8, …", dtype.dump());
+  }
 
   const json& shape = value["shape"];
   if (!shape.is_array()) fail("the tensor's shape is not a list", where, "", shape.dump());
-  int64_t bytes = row->bytes;
+  int64_t bytes = file_dtype_bytes(tensor.spec.dtype);
   for (const json& dim : shape) {
     const int64_t size = to_size(dim);
     if (size < 0 || (size > 0 && bytes > std::numeric_limits<int64_t>::max() / size)) {
@@ -91,7 +76,7 @@ HeaderTensor parse_tensor(const std::string& name, const json& value, const std:
   }
   if (tensor.end - tensor.begin != bytes) {
     fail("the tensor's shape and data_offsets disagree", where,
-         std::to_string(bytes) + " bytes for " + row->name + shape.dump(),
+         std::to_string(bytes) + " bytes for " + file_dtype_name(tensor.spec.dtype) + shape.dump(),
          std::to_string(tensor.end - tensor.begin) + " bytes");
   }
   return tensor;
@@ -124,21 +109,6 @@ std::vector<HeaderTensor> parse_tensors(const json& header, int64_t data_bytes, 
 
 }  // namespace
 
-int64_t file_dtype_bytes(FileDType dtype) { return kDTypes[static_cast<size_t>(dtype)].bytes; }
-std::string file_dtype_name(FileDType dtype) { return kDTypes[static_cast<size_t>(dtype)].name; }
-
-float half_to_float(uint16_t bits) {
-  const uint32_t sign = static_cast<uint32_t>(bits & 0x8000u) << 16;
-  const uint32_t exponent = (bits >> 10) & 0x1Fu;
-  const uint32_t mantissa = bits & 0x3FFu;
-  if (exponent == 0) {  // zero and subnormals: mantissa · 2^-24
-    const float value = static_cast<float>(mantissa) * 0x1p-24f;
-    return sign != 0 ? -value : value;
-  }
-  const uint32_t wide = exponent == 31 ? 255u : exponent + (127u - 15u);
-  return std::bit_cast<float>(sign | (wide << 23) | (mantissa << 13));
-}
-
 int64_t TensorSpec::numel() const {
   int64_t n = 1;
   for (const int64_t size : shape) n *= size;
@@ -162,7 +132,8 @@ SafetensorsReader::SafetensorsReader(const std::string& path) : path_(path) {
   } else if (file_exists(single)) {
     add_file(single, tensors_);
   } else {
-    const bool pickled = file_exists(path + "/pytorch_model.bin") || file_exists(path + "/pytorch_model.bin.index.json");
+    const bool pickled =
+        file_exists(path + "/pytorch_model.bin") || file_exists(path + "/pytorch_model.bin.index.json");
     fail("the directory holds no weights in safetensors", path, std::string(kSingleName) + " or " + kIndexName,
          pickled ? "pytorch_model.bin" : "neither",
          pickled ? "save_pretrained(..., safe_serialization=True) to convert it"
@@ -245,9 +216,7 @@ const SafetensorsReader::Entry& SafetensorsReader::entry(const std::string& name
 
 const TensorSpec& SafetensorsReader::spec(const std::string& name) const { return entry(name).spec; }
 
-const std::string& SafetensorsReader::file_of(const std::string& name) const {
-  return files_[entry(name).file].path();
-}
+const std::string& SafetensorsReader::file_of(const std::string& name) const { return files_[entry(name).file].path(); }
 
 std::span<const std::byte> SafetensorsReader::bytes(const std::string& name) const {
   const Entry& tensor = entry(name);
@@ -293,7 +262,8 @@ void SafetensorsReader::read_as(const std::string& name, int64_t begin, std::spa
       }
       break;
     case FileDType::f16:
-      if (floats) return convert<uint16_t>(from, out, [](uint16_t bits) { return static_cast<T>(half_to_float(bits)); });
+      if (floats)
+        return convert<uint16_t>(from, out, [](uint16_t bits) { return static_cast<T>(half_to_float(bits)); });
       break;
     case FileDType::i32:
       if (!floats) return convert<int32_t>(from, out, plain);

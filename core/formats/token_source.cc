@@ -95,15 +95,15 @@ template <class T>
   const int64_t id = static_cast<int64_t>(tokens[i]);
   const int64_t token = begin + i;
   const bool vocabulary_given = vocab_size < kMaxVocabulary;
-  throw DataError({.what = "token id outside the vocabulary",
-                   .expected = "0 <= id < " + std::to_string(vocab_size),
-                   .found = std::to_string(id),
-                   .where = source.path() + ", token " + std::to_string(token) + " (byte " +
-                            std::to_string(data_offset + token * static_cast<int64_t>(sizeof(T))) + ")",
-                   .hint = vocabulary_given && id > 0
-                               ? "data made with the model's tokenizer, or model.vocab_size of at least " +
-                                     std::to_string(id + 1)
-                               : "making the file again"});
+  throw DataError(
+      {.what = "token id outside the vocabulary",
+       .expected = "0 <= id < " + std::to_string(vocab_size),
+       .found = std::to_string(id),
+       .where = source.path() + ", token " + std::to_string(token) + " (byte " +
+                std::to_string(data_offset + token * static_cast<int64_t>(sizeof(T))) + ")",
+       .hint = vocabulary_given && id > 0
+                   ? "data made with the model's tokenizer, or model.vocab_size of at least " + std::to_string(id + 1)
+                   : "making the file again"});
 }
 
 }  // namespace
@@ -150,11 +150,12 @@ std::unique_ptr<TokenSource> open_token_source(const std::string& path) {
                      .hint = "copying the .idx too, or `trireme data tokenize` to make both"});
   }
   if (wants_datatrove || file_exists(prefix + ".ds")) return std::make_unique<DatatroveSource>(prefix + ".ds");
-  throw DataError({.what = "there is no token file",
-                   .expected = prefix + ".bin with " + prefix + ".idx, or " + prefix + ".ds",
-                   .found = "none of them",
-                   .where = path,
-                   .hint = "`trireme data tokenize INPUT --tokenizer bytes --out " + prefix + "`, or another data path"});
+  throw DataError(
+      {.what = "there is no token file",
+       .expected = prefix + ".bin with " + prefix + ".idx, or " + prefix + ".ds",
+       .found = "none of them",
+       .where = path,
+       .hint = "`trireme data tokenize INPUT --tokenizer bytes --out " + prefix + "`, or another data path"});
 }
 
 }  // namespace trireme

@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstdlib>
 
 namespace trireme {
 
@@ -24,14 +23,9 @@ std::string_view cut(std::string_view text, size_t columns) {
 
 }  // namespace
 
-bool Console::is_terminal(int fd) {
-  const char* term = std::getenv("TERM");
-  return ::isatty(fd) == 1 && !(term && std::string_view(term) == "dumb");
-}
-
 size_t Console::width() const {
   winsize size = {};
-  return ::ioctl(fd_, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 0;
+  return ::ioctl(width_fd_ >= 0 ? width_fd_ : fd_, TIOCGWINSZ, &size) == 0 ? size.ws_col : 0;
 }
 
 void Console::write(std::string_view text) {

@@ -11,9 +11,9 @@ namespace trireme {
 // doesn't stop a run.
 class Console {
  public:
-  // `terminal`: a live line is drawn with \r; otherwise it is dropped and only lines come out.
-  Console(int fd, bool terminal) : fd_(fd), terminal_(terminal) {}
-  static bool is_terminal(int fd);
+  // `terminal`: a live line is drawn with \r; otherwise it is dropped and only lines come out. Its width is asked of
+  // `width_fd` when `fd` itself is a pipe to a terminal.
+  Console(int fd, bool terminal, int width_fd = -1) : fd_(fd), terminal_(terminal), width_fd_(width_fd) {}
 
   bool terminal() const { return terminal_; }
   void line(std::string_view text);  // stays; the live line moves below it
@@ -26,6 +26,7 @@ class Console {
 
   int fd_;
   bool terminal_;
+  int width_fd_;
   std::mutex mutex_;
   std::string live_;
 };

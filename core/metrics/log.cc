@@ -26,9 +26,8 @@ class ConsoleSink final : public spdlog::sinks::base_sink<std::mutex> {
   void sink_it_(const spdlog::details::log_msg& message) override {
     std::string text = formatted(*formatter_, message);
     if (text.ends_with('\n')) text.pop_back();
-    const bool plain = message.level < spdlog::level::warn;
-    const size_t time = text.find(' ') + 1;
-    if (!plain) text.insert(time, message.level == spdlog::level::warn ? "warning: " : "error: ");
+    if (message.level == spdlog::level::err) return;
+    if (message.level == spdlog::level::warn) text.insert(text.find(' ') + 1, "warning: ");
     console_.line(text);
   }
   void flush_() override {}

@@ -22,7 +22,7 @@ class Logger {
 
   void info(std::string_view text) const;
   void warn(std::string_view text) const;
-  void error(std::string_view text) const;
+  void error(std::string_view text) const;  // log.txt only: what ends a run is printed once, by the launcher
 
  private:
   struct Impl;

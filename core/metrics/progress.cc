@@ -10,14 +10,16 @@ std::string progress_text(const StepMetrics& m, int64_t num_steps, int num_ranks
   const std::string total = std::to_string(num_steps);
   std::string step = std::to_string(m.step);
   step.insert(0, total.size() > step.size() ? total.size() - step.size() : 0, ' ');
-  std::string text = "step " + step + "/" + total + " | loss " + fixed(m.loss, 4);
+  // What matters most comes first: a narrow terminal cuts the end.
+  std::string text = "step " + step + "/" + total + " | left " + human_duration(seconds_left) + " | loss " +
+                     fixed(m.loss, 4);
   if (m.valid_loss) text += " | valid " + fixed(*m.valid_loss, 4);
   text += " | lr " + scientific(m.lr) + " | norm " + fixed(m.grad_norm, 3);
   text += " | " + human_count(m.tokens_per_second) + " tok/s";
   if (m.tflops_per_rank > 0) text += " | " + fixed(m.tflops_per_rank * num_ranks, 2) + " TFLOP/s";
   if (m.mfu > 0) text += " (" + fixed(100 * m.mfu, 0) + "% of peak)";
   if (m.memory_bytes > 0) text += " | " + human_bytes(m.memory_bytes);
-  return text + " | left " + human_duration(seconds_left);
+  return text;
 }
 
 ProgressLine::ProgressLine(Console& console, int64_t num_steps, int num_ranks)

@@ -1,9 +1,5 @@
 #include "core/metrics/tensorboard.h"
 
-#include <google/protobuf/io/coded_stream.h>
-#include <google/protobuf/io/zero_copy_stream_impl_lite.h>
-#include <google/protobuf/wire_format_lite.h>
-
 #include <array>
 #include <bit>
 
@@ -13,41 +9,44 @@ namespace trireme {
 
 namespace {
 
-using google::protobuf::internal::WireFormatLite;
-using google::protobuf::io::CodedOutputStream;
-using google::protobuf::io::StringOutputStream;
+void put_little_endian(std::string& out, uint64_t value, int bytes) {
+  for (int i = 0; i < bytes; ++i) out += static_cast<char>(value >> (8 * i));
+}
 
-// Fields of one message, written by number.
+// Fields of one message in protobuf's wire format. Written by hand: libprotobuf can't be loaded beside Debian's
+// libsentencepiece, which exports the symbols of an older protobuf inside it.
 class Message {
  public:
   void add_double(int field, double value) {
-    tag(field, WireFormatLite::WIRETYPE_FIXED64);
-    out_.WriteLittleEndian64(std::bit_cast<uint64_t>(value));
+    tag(field, kFixed64);
+    put_little_endian(text_, std::bit_cast<uint64_t>(value), 8);
   }
   void add_float(int field, float value) {
-    tag(field, WireFormatLite::WIRETYPE_FIXED32);
-    out_.WriteLittleEndian32(std::bit_cast<uint32_t>(value));
+    tag(field, kFixed32);
+    put_little_endian(text_, std::bit_cast<uint32_t>(value), 4);
   }
   void add_int(int field, int64_t value) {
-    tag(field, WireFormatLite::WIRETYPE_VARINT);
-    out_.WriteVarint64(static_cast<uint64_t>(value));
+    tag(field, kVarint);
+    varint(static_cast<uint64_t>(value));
   }
   void add_bytes(int field, const std::string& value) {
-    tag(field, WireFormatLite::WIRETYPE_LENGTH_DELIMITED);
-    out_.WriteVarint32(static_cast<uint32_t>(value.size()));
-    out_.WriteString(value);
+    tag(field, kLengthDelimited);
+    varint(value.size());
+    text_ += value;
   }
-  std::string finish() {
-    out_.Trim();
-    return text_;
-  }
+  std::string finish() { return std::move(text_); }
 
  private:
-  void tag(int field, WireFormatLite::WireType type) { out_.WriteTag(WireFormatLite::MakeTag(field, type)); }
+  enum WireType : uint32_t { kVarint = 0, kFixed64 = 1, kLengthDelimited = 2, kFixed32 = 5 };
+
+  void tag(int field, WireType type) { varint((static_cast<uint64_t>(field) << 3) | type); }
+  // Seven bits a byte, lowest first; the top bit says that more follow.
+  void varint(uint64_t value) {
+    for (; value >= 0x80; value >>= 7) text_ += static_cast<char>(value | 0x80);
+    text_ += static_cast<char>(value);
+  }
 
   std::string text_;
-  StringOutputStream stream_{&text_};
-  CodedOutputStream out_{&stream_};
 };
 
 // Event { double wall_time = 1; int64 step = 2; string file_version = 3; Summary summary = 5; SessionLog log = 7; }
@@ -65,10 +64,6 @@ constexpr std::array<uint32_t, 256> crc_table() {
     table[i] = crc;
   }
   return table;
-}
-
-void put_little_endian(std::string& out, uint64_t value, int bytes) {
-  for (int i = 0; i < bytes; ++i) out += static_cast<char>(value >> (8 * i));
 }
 
 }  // namespace

@@ -1,8 +1,8 @@
 // Per-element mathematics of the ops, in fp32, read by the host compiler and by a CUDA compiler.
 //
-// Everything is branch-free, so that loops over it become vector code, and says `std::fma` where a compiler could choose,
-// so that an element has the same bits in a vector and in the rest of a loop. Infinite and NaN inputs give what IEEE 754
-// gives unless a function says otherwise: a NaN is never swallowed.
+// Everything is branch-free, so that loops over it become vector code, and says `std::fma` where a compiler could
+// choose, so that an element has the same bits in a vector and in the rest of a loop. Infinite and NaN inputs give what
+// IEEE 754 gives unless a function says otherwise: a NaN is never swallowed.
 #pragma once
 
 #include <bit>
@@ -73,8 +73,8 @@ TRIREME_HOST_DEVICE SwigluGrad swiglu_grad(float dy, float gate, float up) {
 }
 
 // gelu with tanh: 0.5·(1 + tanh u) = σ(2u), so that no digits cancel at negative x.
-inline constexpr float kGeluLinear = 1.59576912f;    // 2·√(2/π)
-inline constexpr float kGeluCubic = 0.0713548163f;   // 2·√(2/π)·0.044715
+inline constexpr float kGeluLinear = 1.59576912f;   // 2·√(2/π)
+inline constexpr float kGeluCubic = 0.0713548163f;  // 2·√(2/π)·0.044715
 
 TRIREME_HOST_DEVICE float gelu_tanh(float x) { return x * sigmoid(x * std::fma(x * x, kGeluCubic, kGeluLinear)).value; }
 

@@ -71,8 +71,7 @@ void qk_norm_forward(Stream& stream, const Tensor& qkv, const Tensor& q_weight, 
   check_qk_norm(stream, "qk_norm_forward", qkv, q_weight, k_weight, num_heads, num_kv_heads, rstd);
   check_tensor(stream, "qk_norm_forward", "out", out, qkv.dtype(), qkv.shape());
   TRIREME_CHECK(out.raw() != qkv.raw() || qkv.numel() == 0, "qk_norm_forward: out must not alias qkv");
-  TRIREME_DISPATCH(stream,
-                   qk_norm_forward(stream, qkv, q_weight, k_weight, num_heads, num_kv_heads, eps, out, rstd));
+  TRIREME_DISPATCH(stream, qk_norm_forward(stream, qkv, q_weight, k_weight, num_heads, num_kv_heads, eps, out, rstd));
 }
 
 void qk_norm_backward(Stream& stream, Tensor& dqkv, const Tensor& qkv, const Tensor& q_weight, const Tensor& k_weight,

@@ -14,14 +14,19 @@ uint64_t random_key(uint64_t seed, std::string_view name) {
   return h ^ (h >> 31);
 }
 
-double normal_at(uint64_t key, uint64_t index) {
-  const PhiloxBlock block = philox4x32(key, index / 2);
+NormalPair normal_pair_at(uint64_t key, uint64_t index) {
+  const PhiloxBlock block = philox4x32(key, index);
   const auto u64 = [&](int i) { return (uint64_t{block.x[i]} << 32) | block.x[i + 1]; };
   const double u = static_cast<double>((u64(0) >> 11) + 1) * 0x1p-53;  // (0, 1]
   const double v = static_cast<double>(u64(2) >> 11) * 0x1p-53;        // [0, 1)
   const double radius = std::sqrt(-2.0 * std::log(u));
   const double angle = 2.0 * std::numbers::pi * v;
-  return radius * (index % 2 == 0 ? std::cos(angle) : std::sin(angle));
+  return {radius * std::cos(angle), radius * std::sin(angle)};
+}
+
+double normal_at(uint64_t key, uint64_t index) {
+  const NormalPair pair = normal_pair_at(key, index / 2);
+  return index % 2 == 0 ? pair.even : pair.odd;
 }
 
 uint64_t uniform_below(uint64_t key, uint64_t counter, uint64_t bound) {

@@ -46,6 +46,12 @@ uint64_t random_key(uint64_t seed, std::string_view name);
 // Standard normal number `index` of the sequence named by `key` (Box-Muller on block index / 2, in fp64, so
 // that the value is the same on every CPU).
 double normal_at(uint64_t key, uint64_t index);
+// Numbers 2·block and 2·block + 1 of that sequence, for the price of one.
+struct NormalPair {
+  double even;
+  double odd;
+};
+NormalPair normal_pair_at(uint64_t key, uint64_t block);
 
 // A uniform integer in [0, bound) for (key, counter); bound > 0. Unbiased to 2^-64.
 uint64_t uniform_below(uint64_t key, uint64_t counter, uint64_t bound);

@@ -8,7 +8,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <string>
 
@@ -24,17 +23,9 @@ struct MpiOptions {
   bool one_rank_per_node = false;
   // Size of the pieces in which large messages travel.
   int64_t chunk_bytes = 512 << 10;
+  // Tasks that the environment speaks of; ConfigError when there are several and MPI sees only this one.
+  int expected_size = 1;
 };
-
-// What the environment says about who started this process.
-struct LaunchInfo {
-  bool under_mpi = false;  // started as a task by mpirun or srun; otherwise run without MPI, on `self`
-  int rank = 0;            // for messages before the ranks are connected
-  int num_tasks = 1;
-};
-
-// `env` is getenv or a test's. Throws ConfigError when srun started several tasks without PMIx.
-LaunchInfo detect_launch(const std::function<const char*(const char*)>& env);
 
 class MpiRuntime {
  public:

@@ -23,8 +23,8 @@ struct Layer {
 };
 
 constexpr Layer kLayers[] = {
-    {"gpt2", 1024, 768, 2304}, {"gpt2", 1024, 768, 768}, {"gpt2", 1024, 768, 3072},  {"gpt2", 1024, 3072, 768},
-    {"gpt2", 256, 768, 50257}, {"llama", 4096, 384, 640}, {"llama", 4096, 384, 384}, {"llama", 4096, 384, 2048},
+    {"gpt2", 1024, 768, 2304},  {"gpt2", 1024, 768, 768},  {"gpt2", 1024, 768, 3072}, {"gpt2", 1024, 3072, 768},
+    {"gpt2", 256, 768, 50257},  {"llama", 4096, 384, 640}, {"llama", 4096, 384, 384}, {"llama", 4096, 384, 2048},
     {"llama", 4096, 1024, 384}, {"llama", 4096, 384, 256},
 };
 
@@ -40,7 +40,8 @@ std::vector<Product> products() {
   std::vector<Product> list;
   for (const Layer& layer : kLayers) {
     const auto [model, tokens, in, out] = layer;
-    const std::string name = std::string(model) + "/" + std::to_string(tokens) + "x" + std::to_string(in) + "x" + std::to_string(out);
+    const std::string name =
+        std::string(model) + "/" + std::to_string(tokens) + "x" + std::to_string(in) + "x" + std::to_string(out);
     list.push_back({name + "/forward", tokens, out, in, Transpose::no, Transpose::yes, 0.0f, 0});
     list.push_back({name + "/backward_input", tokens, in, out, Transpose::no, Transpose::no, 0.0f, 0});
     list.push_back({name + "/backward_weight", out, in, tokens, Transpose::yes, Transpose::no, 1.0f, 0});
@@ -103,14 +104,16 @@ void run(benchmark::State& state, ThreadPool& pool, const Product& product, DTyp
 }
 
 void register_all(ThreadPool& pool) {
-  for (const auto& [in, out] : {std::pair{DType::f32, DType::f32}, {DType::bf16, DType::f32}, {DType::bf16, DType::bf16}}) {
+  for (const auto& [in, out] :
+       {std::pair{DType::f32, DType::f32}, {DType::bf16, DType::f32}, {DType::bf16, DType::bf16}}) {
     const double peak = measure_peak_gflops(pool, in);
     if (in == out) {
       benchmark::AddCustomContext("peak of " + dtype_name(in) + ", " + std::to_string(pool.size()) + " threads",
                                   std::to_string(static_cast<int>(peak)) + " GFLOP/s");
     }
     for (const Product& product : products()) {
-      const std::string name = dtype_name(in) + "->" + dtype_name(out) + "/threads:" + std::to_string(pool.size()) + "/" + product.name;
+      const std::string name =
+          dtype_name(in) + "->" + dtype_name(out) + "/threads:" + std::to_string(pool.size()) + "/" + product.name;
       const auto body = [&pool, product, in = in, out = out, peak](benchmark::State& state) {
         run(state, pool, product, in, out, peak);
       };

@@ -11,6 +11,7 @@
 #include "core/ops/elementwise.h"
 #include "core/random/philox.h"
 #include "launcher/rank_context.h"
+#include "launcher/rank_env.h"
 #include "launcher/train_step.h"
 
 namespace trireme {
@@ -211,7 +212,7 @@ int run(int argc, char** argv) {
   }
   const BenchModel bench = make_model(options);
   std::unique_ptr<MpiRuntime> mpi;
-  if (detect_launch(::getenv).under_mpi) mpi = std::make_unique<MpiRuntime>();
+  if (find_rank_env().under_mpi()) mpi = std::make_unique<MpiRuntime>();
   return run_rank(bench.config, mpi.get(), [&](RankContext& rank) { return serve(rank, options, bench); });
 }
 

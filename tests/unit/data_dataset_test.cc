@@ -6,6 +6,7 @@
 #include <thread>
 #include <vector>
 
+#include "core/data/bounded_queue.h"
 #include "core/data/dataset.h"
 #include "core/data/loader.h"
 #include "core/formats/megatron.h"
@@ -84,7 +85,8 @@ TEST(Dataset, EachEpochHasEveryWindowOnce) {
 
 TEST(Dataset, IsAPureFunctionOfSeedAndSample) {
   const TempDir dir;
-  DatasetOptions options = options_of({{make_corpus(dir, "a", {5000})}, {make_corpus(dir, "b", {3000}, 5000), 0.5}}, 16);
+  DatasetOptions options =
+      options_of({{make_corpus(dir, "a", {5000})}, {make_corpus(dir, "b", {3000}, 5000), 0.5}}, 16);
   const Dataset one(options, Split::train);
   const Dataset again(options, Split::train);
   options.seed = 2;
@@ -104,7 +106,8 @@ TEST(Dataset, SequenceLongerThanTheData) {
   EXPECT_EQ(Dataset(options_of({{path}}, 8), Split::train).num_windows(), 1);
   const std::string message = message_of<DataError>([&] { Dataset(options_of({{path}}, 9), Split::train); });
   EXPECT_CONTAINS(message, "the sequence is longer than the training data");
-  EXPECT_CONTAINS(message, "expected at least 10 tokens for data.sequence_length 9, found 9 tokens) at " + path + ".bin");
+  EXPECT_CONTAINS(message,
+                  "expected at least 10 tokens for data.sequence_length 9, found 9 tokens) at " + path + ".bin");
   EXPECT_CONTAINS(message, "data.sequence_length of at most 8");
   DatasetOptions options = options_of({{path}}, 4);
   options.valid_fraction = 0.5;  // documents of 4 and 5 tokens
@@ -234,6 +237,28 @@ TEST(Dataset, RefusesOptions) {
   EXPECT_CONTAINS(error([](DatasetOptions& o) { o.valid_fraction = 1; }), "data.valid_fraction");
   EXPECT_CONTAINS(error([](DatasetOptions& o) { o.train[0].weight = 0; }), "weight");
   EXPECT_CONTAINS(error([](DatasetOptions&) {}, Split::valid), "there is no validation data");
+}
+
+TEST(BoundedQueue, GivesTheErrorAfterTheItems) {
+  BoundedQueue<int> queue(2);
+  EXPECT_TRUE(queue.push(1));
+  EXPECT_TRUE(queue.push(2));
+  queue.finish(std::make_exception_ptr(DataError({.what = "late"})));
+  EXPECT_EQ(queue.pop(), 1);
+  EXPECT_EQ(queue.pop(), 2);
+  EXPECT_EQ(message_of<DataError>([&] { queue.pop(); }), "late");
+}
+
+TEST(BoundedQueue, CancelReleasesAWaitingProducer) {
+  BoundedQueue<int> queue(1);
+  bool accepted = true;
+  std::thread producer([&] {
+    queue.push(1);
+    accepted = queue.push(2);  // full: waits
+  });
+  queue.cancel();
+  producer.join();
+  EXPECT_FALSE(accepted);
 }
 
 struct LoaderCase {

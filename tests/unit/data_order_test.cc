@@ -92,7 +92,8 @@ TEST(Blend, KeepsSharesToOneSample) {
   expect_shares({0.7, 0.3}, 5000, kRounding);
   expect_shares({0.5, 0.3, 0.2}, 5000, kRounding);
   expect_shares({3, 5, 2, 7, 1, 1, 1}, 5000, kRounding);
-  expect_shares({0.91, 0.01, 0.01, 0.01, 0.01, 0.01, 0.01, 0.01, 0.01, 0.01}, 5000, kRounding);  // breaks Webster's method
+  expect_shares({0.91, 0.01, 0.01, 0.01, 0.01, 0.01, 0.01, 0.01, 0.01, 0.01}, 5000,
+                kRounding);  // breaks Webster's method
   expect_shares({0.123456, 0.000001, 0.876543}, 30000, kRounding);
   expect_shares({1e-4, 1.0}, 30000, kRounding);
   expect_shares({5e8, 2e8, 3e8}, 5000, kRounding);
@@ -118,7 +119,8 @@ TEST(Blend, RoundsWeightsThatNoTableHolds) {
   const double total = std::accumulate(weights.begin(), weights.end(), 0.0);
   int64_t sum = 0;
   for (int s = 0; s < 4; ++s) {
-    EXPECT_NEAR(blend.weight(s), weights[static_cast<size_t>(s)] / total, 1.01 / static_cast<double>(Blend::kMaxPeriod));
+    EXPECT_NEAR(blend.weight(s), weights[static_cast<size_t>(s)] / total,
+                1.01 / static_cast<double>(Blend::kMaxPeriod));
     sum += blend.share(s);
   }
   EXPECT_EQ(sum, blend.period());
@@ -188,8 +190,7 @@ TEST(BatchPlan, RampsUp) {
 TEST(BatchPlan, ContinuesWithAnotherBatchSizeAndLayout) {
   const BatchPlan first({.global = 24, .micro = 2, .data_degree = 3, .ramp = BatchRamp{6, 6, 100}});
   int64_t consumed = expect_covers(first, 0, 13, 0);
-  const BatchPlan second(
-      {.global = 32, .micro = 4, .data_degree = 2, .first_step = 13, .first_consumed = consumed});
+  const BatchPlan second({.global = 32, .micro = 4, .data_degree = 2, .first_step = 13, .first_consumed = consumed});
   EXPECT_EQ(second.consumed(13), consumed);
   consumed = expect_covers(second, 13, 20, consumed);
   const BatchPlan third({.global = 48,
@@ -217,9 +218,9 @@ TEST(BatchPlan, ContinuesInTheMiddleOfARamp) {
 }
 
 TEST(BatchPlan, NamesTheNearestBatch) {
-  const std::string message =
-      message_of<ConfigError>([] { BatchPlan({.global = 30, .micro = 2, .data_degree = 4}); });
-  EXPECT_CONTAINS(message, "expected a multiple of 8 (batch.micro 2 × data degree 4), found 30) at batch.global; try 24 or 32");
+  const std::string message = message_of<ConfigError>([] { BatchPlan({.global = 30, .micro = 2, .data_degree = 4}); });
+  EXPECT_CONTAINS(message,
+                  "expected a multiple of 8 (batch.micro 2 × data degree 4), found 30) at batch.global; try 24 or 32");
   EXPECT_CONTAINS(message_of<ConfigError>([] { BatchPlan({.global = 3, .micro = 2, .data_degree = 4}); }), "; try 8");
   EXPECT_CONTAINS(message_of<ConfigError>([] { BatchPlan({.global = 8, .micro = 0}); }), "batch.micro");
   const auto ramp = [](int64_t start, int64_t increment, int64_t samples) {

@@ -123,7 +123,8 @@ TEST(Tokenizer, NamesWhatIsWrong) {
 TEST(Utf8, ChecksAndRepairs) {
   EXPECT_TRUE(is_utf8("aü€😀"));
   // Overlong, surrogate, above U+10FFFF, cut short, lone continuation.
-  for (const char* text : {"\xC0\x80", "\xE0\x80\x80", "\xED\xA0\x80", "\xF4\x90\x80\x80", "\xE2\x82", "\x80", "a\xFF"}) {
+  for (const char* text :
+       {"\xC0\x80", "\xE0\x80\x80", "\xED\xA0\x80", "\xF4\x90\x80\x80", "\xE2\x82", "\x80", "a\xFF"}) {
     EXPECT_FALSE(is_utf8(text));
     EXPECT_TRUE(is_utf8(repair_utf8(text)));
   }
@@ -132,7 +133,9 @@ TEST(Utf8, ChecksAndRepairs) {
 
 TEST(Tokenize, TextAndJsonLinesPlainAndGzipped) {
   Fixture t;
-  const std::string jsonl = "{\"text\": \"one\", \"id\": 1}\n\n  \r\n{\"id\":2,\"text\":\"zwei\\nü\"}\r\n{\"text\":\"\"}\n{\"text\":\"last\"}";
+  const std::string jsonl =
+      "{\"text\": \"one\", \"id\": 1}\n\n  "
+      "\r\n{\"id\":2,\"text\":\"zwei\\nü\"}\r\n{\"text\":\"\"}\n{\"text\":\"last\"}";
   write_file(t.dir / "a.txt", "plain\ntext\n");
   write_file(t.dir / "b.jsonl", jsonl);
   write_file(t.dir / "c.txt.gz", gzip("zipped"));
@@ -154,7 +157,8 @@ TEST(Tokenize, TextAndJsonLinesPlainAndGzipped) {
 TEST(Tokenize, LongTextsAreOneDocumentWhateverThePool) {
   Fixture t;
   std::string text;
-  for (int i = 0; text.size() < (size_t{11} << 20); ++i) text += "line " + std::to_string(i) + (i % 7 == 0 ? " ü\n" : " ");
+  for (int i = 0; text.size() < (size_t{11} << 20); ++i)
+    text += "line " + std::to_string(i) + (i % 7 == 0 ? " ü\n" : " ");
   write_file(t.dir / "long.txt", text);
   const std::string unbroken(size_t{5} << 20, 'x');
   write_file(t.dir / "unbroken.txt.gz", gzip(unbroken));
@@ -167,6 +171,18 @@ TEST(Tokenize, LongTextsAreOneDocumentWhateverThePool) {
   ThreadPool one(1);
   tokenize_files(t.options(inputs), one);
   EXPECT_TRUE(read_file(t.dir / "out.bin") == bin);
+}
+
+TEST(TextReader, CutsPiecesAfterALineEnd) {
+  const TempDir dir;
+  std::string text;
+  while (text.size() < (size_t{3} << 20)) text += "a line of text\n";
+  write_file(dir / "a.txt", text);
+  TextReader reader({dir / "a.txt"});
+  TextPiece piece;
+  int pieces = 0;
+  for (; reader.next(piece); ++pieces) EXPECT_EQ(piece.text.back(), '\n');
+  EXPECT_EQ(pieces, 3);
 }
 
 TEST(TextReader, CutsPiecesBetweenCharacters) {
@@ -259,7 +275,8 @@ TEST(Tokenize, NamesFileAndLineOfABrokenLine) {
   const std::string good = "{\"text\":\"x\"}\n";
   EXPECT_CONTAINS(error(good + "\n" + good + "{\"text\": \"cut\n" + good + "[[[\n"), "is not JSON");
   EXPECT_CONTAINS(error(good + "\n" + good + "{\"text\": \"cut\n" + good + "[[[\n"), path + ":4");
-  EXPECT_CONTAINS(error(good + "{\"txt\":\"x\", \"id\":1}\n"), "in field \"text\", found fields: id, txt) at " + path + ":2");
+  EXPECT_CONTAINS(error(good + "{\"txt\":\"x\", \"id\":1}\n"),
+                  "in field \"text\", found fields: id, txt) at " + path + ":2");
   EXPECT_CONTAINS(error(good + "{\"text\":7}"), "found number) at " + path + ":2");
   EXPECT_CONTAINS(error("[\"text\"]"), "found no object");
   EXPECT_CONTAINS(error(good + "{\"text\":\"\xFF\""), "is not JSON");
@@ -290,7 +307,8 @@ TEST(Tokenize, NamesABadInput) {
     EXPECT_CONTAINS(message, t.dir / name);
     return message;
   };
-  EXPECT_CONTAINS(message_of<DataError>([&] { t.run({t.dir / "none.txt"}); }), "does not exist at " + (t.dir / "none.txt"));
+  EXPECT_CONTAINS(message_of<DataError>([&] { t.run({t.dir / "none.txt"}); }),
+                  "does not exist at " + (t.dir / "none.txt"));
   EXPECT_CONTAINS(message_of<DataError>([&] { t.run({t.dir.path()}); }), "is a directory");
   EXPECT_CONTAINS(error("a.gz", "not zipped"), "is not gzip");
   EXPECT_CONTAINS(error("empty.txt", ""), "hold no text");

@@ -26,7 +26,8 @@ TEST(Safetensors, ReadsBytesWrittenByHand) {
   const std::string header =
       R"({"__metadata__":{"format":"pt"},"b":{"dtype":"I64","shape":[2],"data_offsets":[8,24]},)"
       R"("a":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]},"none":{"dtype":"F16","shape":[0,3],"data_offsets":[24,24]}}   )";
-  write_file(dir / "m.safetensors", safetensors(header, Bytes().all<float>({1.5f, -2.0f}).all<int64_t>({-100, 7}).data));
+  write_file(dir / "m.safetensors",
+             safetensors(header, Bytes().all<float>({1.5f, -2.0f}).all<int64_t>({-100, 7}).data));
   const SafetensorsReader reader(dir / "m.safetensors");
   EXPECT_EQ(reader.names(), (std::vector<std::string>{"a", "b", "none"}));
   EXPECT_EQ(reader.metadata().at("format"), "pt");
@@ -44,10 +45,10 @@ TEST(Safetensors, ReadsBytesWrittenByHand) {
 // {"format": "pt"}), by the package of that name.
 TEST(Safetensors, AgreesWithTheReferenceImplementation) {
   const TempDir dir;
-  const std::string reference =
-      safetensors(R"({"__metadata__":{"format":"pt"},"n":{"dtype":"I64","shape":[1],"data_offsets":[0,8]},)"
-                  R"("w":{"dtype":"F32","shape":[2,2],"data_offsets":[8,24]},"h":{"dtype":"BF16","shape":[1],"data_offsets":[24,26]}}   )",
-                  Bytes().put<int64_t>(-100).all<float>({1, 2, 3, -4.5f}).put<uint16_t>(0x3FC0).data);
+  const std::string reference = safetensors(
+      R"({"__metadata__":{"format":"pt"},"n":{"dtype":"I64","shape":[1],"data_offsets":[0,8]},)"
+      R"("w":{"dtype":"F32","shape":[2,2],"data_offsets":[8,24]},"h":{"dtype":"BF16","shape":[1],"data_offsets":[24,26]}}   )",
+      Bytes().put<int64_t>(-100).all<float>({1, 2, 3, -4.5f}).put<uint16_t>(0x3FC0).data);
   ASSERT_EQ(reference.size(), 234u);
   write_file(dir / "theirs.safetensors", reference);
   const SafetensorsReader reader(dir / "theirs.safetensors");
@@ -76,8 +77,14 @@ TEST(Safetensors, ConvertsEveryType) {
       R"({"f64":{"dtype":"F64","shape":[1],"data_offsets":[0,8]},"bf16":{"dtype":"BF16","shape":[1],"data_offsets":[8,10]},)"
       R"("f16":{"dtype":"F16","shape":[1],"data_offsets":[10,12]},"i32":{"dtype":"I32","shape":[1],"data_offsets":[12,16]},)"
       R"("u8":{"dtype":"U8","shape":[],"data_offsets":[16,17]},"bool":{"dtype":"BOOL","shape":[1],"data_offsets":[17,18]}})";
-  write_file(dir / "m.safetensors",
-             safetensors(header, Bytes().put(1.5).put<uint16_t>(0x3FC0).put<uint16_t>(0x3E00).put<int32_t>(-5).put<uint8_t>(200).put<uint8_t>(1).data));
+  write_file(dir / "m.safetensors", safetensors(header, Bytes()
+                                                            .put(1.5)
+                                                            .put<uint16_t>(0x3FC0)
+                                                            .put<uint16_t>(0x3E00)
+                                                            .put<int32_t>(-5)
+                                                            .put<uint8_t>(200)
+                                                            .put<uint8_t>(1)
+                                                            .data));
   const SafetensorsReader reader(dir / "m.safetensors");
   for (const char* name : {"f64", "bf16", "f16"}) {
     std::vector<float> f(1);
@@ -93,7 +100,8 @@ TEST(Safetensors, ConvertsEveryType) {
   reader.read("u8", 0, i);
   EXPECT_EQ(i[0], 200);
   std::vector<float> f(1);
-  EXPECT_CONTAINS(message_of<DataError>([&] { reader.read("i32", 0, f); }), "expected F32, BF16, F16 or F64, found I32");
+  EXPECT_CONTAINS(message_of<DataError>([&] { reader.read("i32", 0, f); }),
+                  "expected F32, BF16, F16 or F64, found I32");
   EXPECT_CONTAINS(message_of<DataError>([&] { reader.read("bool", 0, i); }), "found BOOL");
   EXPECT_EQ(reader.bytes("bool").size(), 1u);
 }
@@ -136,24 +144,35 @@ TEST(Safetensors, NamesWhatIsWrongInAFile) {
   EXPECT_CONTAINS(error(safetensors("{\"a\":", "")), "not JSON");
   EXPECT_CONTAINS(error(safetensors("[1]", "")), "not a JSON object");
   EXPECT_CONTAINS(error(safetensors(R"({"a":{"dtype":"F32"}})", "")), "incomplete");
-  EXPECT_CONTAINS(error(safetensors(one(R"("dtype":"F31","shape":[1],"data_offsets":[0,4])"), four)), "dtype is not known");
-  EXPECT_CONTAINS(error(safetensors(one(R"("dtype":"F32","shape":[-1],"data_offsets":[0,4])"), four)), "shape is not possible");
-  EXPECT_CONTAINS(error(safetensors(one(R"("dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,4])"), four)),
+  EXPECT_CONTAINS(error(safetensors(one(R"("dtype":"F31","shape":[1],"data_offsets":[0,4])"), four)),
+                  "dtype is not known");
+  EXPECT_CONTAINS(error(safetensors(one(R"("dtype":"F32","shape":[-1],"data_offsets":[0,4])"), four)),
                   "shape is not possible");
+  EXPECT_CONTAINS(
+      error(safetensors(one(R"("dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,4])"), four)),
+      "shape is not possible");
   EXPECT_CONTAINS(error(safetensors(one(R"("dtype":"F32","shape":[2],"data_offsets":[0,4])"), four)),
                   "disagree (expected 8 bytes for F32[2], found 4 bytes) at tensor 'a'");
-  EXPECT_CONTAINS(error(safetensors(one(R"("dtype":"F32","shape":[1],"data_offsets":[4,0])"), four)), "data_offsets are not possible");
-  EXPECT_CONTAINS(error(safetensors(one(R"("dtype":"F32","shape":[1],"data_offsets":[4,8])"), four + four)), "a gap before");
-  EXPECT_CONTAINS(error(safetensors(one(R"("dtype":"F32","shape":[1],"data_offsets":[0,4])"), "ab")), "the file is truncated");
-  EXPECT_CONTAINS(error(safetensors(one(R"("dtype":"F32","shape":[1],"data_offsets":[0,4])"), four + "a")), "belong to no tensor");
-  EXPECT_CONTAINS(error(safetensors(R"({"a":{"dtype":"U8","shape":[3],"data_offsets":[0,3]},"b":{"dtype":"U8","shape":[2],"data_offsets":[2,4]}})", four)),
-                  "two tensors overlap (expected data from byte 3, found byte 2) at tensor 'b'");
+  EXPECT_CONTAINS(error(safetensors(one(R"("dtype":"F32","shape":[1],"data_offsets":[4,0])"), four)),
+                  "data_offsets are not possible");
+  EXPECT_CONTAINS(error(safetensors(one(R"("dtype":"F32","shape":[1],"data_offsets":[4,8])"), four + four)),
+                  "a gap before");
+  EXPECT_CONTAINS(error(safetensors(one(R"("dtype":"F32","shape":[1],"data_offsets":[0,4])"), "ab")),
+                  "the file is truncated");
+  EXPECT_CONTAINS(error(safetensors(one(R"("dtype":"F32","shape":[1],"data_offsets":[0,4])"), four + "a")),
+                  "belong to no tensor");
+  EXPECT_CONTAINS(
+      error(safetensors(
+          R"({"a":{"dtype":"U8","shape":[3],"data_offsets":[0,3]},"b":{"dtype":"U8","shape":[2],"data_offsets":[2,4]}})",
+          four)),
+      "two tensors overlap (expected data from byte 3, found byte 2) at tensor 'b'");
   EXPECT_CONTAINS(error(safetensors(R"({"__metadata__":{"n":1}})", "")), "may hold text only");
 }
 
 TEST(Safetensors, NamesTheNearestTensor) {
   const TempDir dir;
-  write_file(dir / "m.safetensors", safetensors(R"({"model.norm.weight":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})", "x"));
+  write_file(dir / "m.safetensors",
+             safetensors(R"({"model.norm.weight":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})", "x"));
   const SafetensorsReader reader(dir / "m.safetensors");
   EXPECT_CONTAINS(message_of<DataError>([&] { reader.spec("model.norm.weigth"); }), "'model.norm.weight', the nearest");
 }
@@ -182,8 +201,10 @@ TEST(Safetensors, ReadsADirectory) {
   };
   EXPECT_CONTAINS(error("{"), "not JSON");
   EXPECT_CONTAINS(error("{}"), "names no tensors");
-  EXPECT_CONTAINS(error(R"({"weight_map":{"c":"one.safetensors"}})"), "not in its file (expected 'c') at " + (dir / "one.safetensors"));
-  EXPECT_CONTAINS(error(R"({"weight_map":{"a":"three.safetensors"}})"), "does not exist at " + (dir / "three.safetensors"));
+  EXPECT_CONTAINS(error(R"({"weight_map":{"c":"one.safetensors"}})"),
+                  "not in its file (expected 'c') at " + (dir / "one.safetensors"));
+  EXPECT_CONTAINS(error(R"({"weight_map":{"a":"three.safetensors"}})"),
+                  "does not exist at " + (dir / "three.safetensors"));
   EXPECT_CONTAINS(error(R"({"weight_map":{"a":"../one.safetensors"}})"), "outside its directory");
 }
 
@@ -193,7 +214,11 @@ TEST(SafetensorsWriter, RoundTripInAnyOrderAndInPieces) {
   const std::vector<float> w = {1, 2, 3, 4, 5, 6};
   const std::vector<int64_t> n = {-1, 1};
   const std::vector<uint8_t> u = {9};
-  SafetensorsWriter writer(path, {{"u", FileDType::u8, {1}}, {"w\"ü", FileDType::f32, {2, 3}}, {"n", FileDType::i64, {2}}, {"empty", FileDType::bf16, {0}}},
+  SafetensorsWriter writer(path,
+                           {{"u", FileDType::u8, {1}},
+                            {"w\"ü", FileDType::f32, {2, 3}},
+                            {"n", FileDType::i64, {2}},
+                            {"empty", FileDType::bf16, {0}}},
                            {{"step", "12"}});
   writer.write_values<int64_t>("n", n);
   writer.write_values<float>("w\"ü", std::span(w).first(1));

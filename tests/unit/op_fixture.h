@@ -78,6 +78,6 @@ class OpTest : public ::testing::TestWithParam<Device> {
 
 }  // namespace trireme::testing
 
-#define TRIREME_OP_DEVICES(Suite)                                                                          \
+#define TRIREME_OP_DEVICES(Suite)                                                              \
   INSTANTIATE_TEST_SUITE_P(On, Suite, ::testing::ValuesIn(::trireme::testing::test_devices()), \
                            ::trireme::testing::test_device_name)

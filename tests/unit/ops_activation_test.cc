@@ -1,7 +1,6 @@
-#include "core/ops/activation.h"
-
 #include <cmath>
 
+#include "core/ops/activation.h"
 #include "tests/unit/op_fixture.h"
 #include "tests/unit/tolerances.h"
 

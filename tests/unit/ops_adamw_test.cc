@@ -1,8 +1,7 @@
-#include "core/ops/adamw.h"
-
 #include <cmath>
 #include <limits>
 
+#include "core/ops/adamw.h"
 #include "tests/unit/op_fixture.h"
 #include "tests/unit/tolerances.h"
 
@@ -69,7 +68,8 @@ TEST_P(AdamWTest, AnyCutGivesTheSameBits) {
   const Tensor grad = normal(DType::f32, {n}, "grad");
   for (const bool with_weight : {false, true}) {
     std::vector<Tensor> whole;
-    for (const char* name : {"master", "m", "v"}) whole.push_back(tensor(DType::f32, {n}, plus(Values(1000, 1.5), 0.1, normal_values(n, name))));
+    for (const char* name : {"master", "m", "v"})
+      whole.push_back(tensor(DType::f32, {n}, plus(Values(1000, 1.5), 0.1, normal_values(n, name))));
     std::vector<Tensor> cut;
     for (const Tensor& t : whole) cut.push_back(tensor(DType::f32, {n}, read(t)));
     Tensor weight = with_weight ? unset(DType::bf16, {n}) : Tensor();

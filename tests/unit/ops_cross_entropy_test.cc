@@ -1,8 +1,7 @@
-#include "core/ops/cross_entropy.h"
-
 #include <cmath>
 #include <limits>
 
+#include "core/ops/cross_entropy.h"
 #include "tests/unit/op_fixture.h"
 #include "tests/unit/tolerances.h"
 
@@ -62,7 +61,8 @@ TEST_P(CrossEntropyTest, MatchesReference) {
       Tensor dlogits = unset(dtype, shape);
       ops::cross_entropy(stream(), logits, make_ids(stream(), labels), kScale, losses, dlogits);
       const Values x = read(logits);
-      expect_close(read(losses), reference_losses(x, labels, columns), tolerance(DType::f32, OpKind::reduction), shape.str());
+      expect_close(read(losses), reference_losses(x, labels, columns), tolerance(DType::f32, OpKind::reduction),
+                   shape.str());
       expect_close(read(dlogits), reference_gradient(x, labels, columns, kScale), tolerance(dtype, OpKind::reduction),
                    "gradient " + shape.str());
     }
@@ -124,7 +124,8 @@ TEST_P(CrossEntropyTest, ExtremeLogits) {
   Tensor dlogits = unset(DType::f32, {3, 5000});
   ops::cross_entropy(stream(), tensor(DType::f32, {3, 5000}, x), make_ids(stream(), labels), 1.0f, losses, dlogits);
   expect_close(read(losses), reference_losses(x, labels, columns), tolerance(DType::f32, OpKind::reduction), "losses");
-  expect_close(read(dlogits), reference_gradient(x, labels, columns, 1), tolerance(DType::f32, OpKind::reduction), "dlogits");
+  expect_close(read(dlogits), reference_gradient(x, labels, columns, 1), tolerance(DType::f32, OpKind::reduction),
+               "dlogits");
 }
 
 TEST_P(CrossEntropyTest, NanReachesTheLoss) {

@@ -1,5 +1,4 @@
 #include "core/ops/embedding.h"
-
 #include "tests/unit/op_fixture.h"
 #include "tests/unit/tolerances.h"
 
@@ -11,7 +10,8 @@ struct EmbeddingCase {
   std::string str() const { return Shape{tokens, vocabulary, columns}.str(); }
 };
 
-const std::vector<EmbeddingCase> kCases = {{0, 5, 3}, {1, 1, 1}, {3, 5, 17}, {130, 7, 63}, {65, 300, 65}, {500, 3, 130}};
+const std::vector<EmbeddingCase> kCases = {{0, 5, 3},    {1, 1, 1},     {3, 5, 17},
+                                           {130, 7, 63}, {65, 300, 65}, {500, 3, 130}};
 
 class EmbeddingTest : public OpTest {};
 
@@ -50,7 +50,8 @@ TEST_P(EmbeddingTest, BackwardSumsByRow) {
       Values want(static_cast<size_t>(c.vocabulary * c.columns));
       for (size_t n = 0; n < ids.size(); ++n) {
         for (int64_t i = 0; i < c.columns; ++i) {
-          want[static_cast<size_t>(ids[n] * c.columns + i)] += d[n * static_cast<size_t>(c.columns) + static_cast<size_t>(i)];
+          want[static_cast<size_t>(ids[n] * c.columns + i)] +=
+              d[n * static_cast<size_t>(c.columns) + static_cast<size_t>(i)];
         }
       }
       const double limit = tolerance(DType::f32, OpKind::reduction);

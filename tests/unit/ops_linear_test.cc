@@ -1,5 +1,4 @@
 #include "core/ops/linear.h"
-
 #include "tests/unit/op_fixture.h"
 #include "tests/unit/tolerances.h"
 
@@ -11,7 +10,7 @@ struct LinearCase {
   std::string str() const { return Shape{rows, in, out}.str(); }
 };
 
-const std::vector<LinearCase> kCases = {{0, 5, 3},   {1, 1, 1},   {3, 17, 1},  {1, 63, 65},
+const std::vector<LinearCase> kCases = {{0, 5, 3},   {1, 1, 1},    {3, 17, 1},    {1, 63, 65},
                                         {65, 3, 63}, {17, 130, 9}, {63, 65, 130}, {130, 63, 17}};
 
 // y = x·wᵀ + bias, `bias` may be empty.
@@ -20,7 +19,8 @@ Values reference_linear(const LinearCase& c, const Values& x, const Values& w, c
   for (int64_t n = 0; n < c.rows; ++n) {
     for (int64_t o = 0; o < c.out; ++o) {
       double sum = bias.empty() ? 0 : bias[static_cast<size_t>(o)];
-      for (int64_t i = 0; i < c.in; ++i) sum += x[static_cast<size_t>(n * c.in + i)] * w[static_cast<size_t>(o * c.in + i)];
+      for (int64_t i = 0; i < c.in; ++i)
+        sum += x[static_cast<size_t>(n * c.in + i)] * w[static_cast<size_t>(o * c.in + i)];
       y.push_back(sum);
     }
   }
@@ -117,9 +117,12 @@ TEST_P(LinearTest, ReferenceGradientsAreSlopes) {
   const Values b = normal_values(4, "b");
   const Values dy = normal_values(12, "dy");
   const LinearGradients got = reference_gradients(c, dy, x, w);
-  expect_close(got.dx, gradient_of([&](const Values& v) { return dot(dy, reference_linear(c, v, w, b)); }, x), 1e-8, "dx");
-  expect_close(got.dw, gradient_of([&](const Values& v) { return dot(dy, reference_linear(c, x, v, b)); }, w), 1e-8, "dw");
-  expect_close(got.dbias, gradient_of([&](const Values& v) { return dot(dy, reference_linear(c, x, w, v)); }, b), 1e-8, "dbias");
+  expect_close(got.dx, gradient_of([&](const Values& v) { return dot(dy, reference_linear(c, v, w, b)); }, x), 1e-8,
+               "dx");
+  expect_close(got.dw, gradient_of([&](const Values& v) { return dot(dy, reference_linear(c, x, v, b)); }, w), 1e-8,
+               "dw");
+  expect_close(got.dbias, gradient_of([&](const Values& v) { return dot(dy, reference_linear(c, x, w, v)); }, b), 1e-8,
+               "dbias");
 }
 
 // A sum with the old y and a bias in bf16 is rounded once: here the bias alone would vanish beside y.
@@ -145,8 +148,10 @@ TEST_P(LinearTest, BiasGradientHasTheSameBitsOnAnyPool) {
 
 TEST_P(LinearTest, RefusesShapesThatDoNotFit) {
   Tensor y = unset(DType::f32, {2, 4});
-  EXPECT_THROW(ops::linear_forward(stream(), unset(DType::f32, {2, 3}), unset(DType::f32, {4, 5}), Tensor(), y), BugError);
-  EXPECT_THROW(ops::linear_forward(stream(), unset(DType::f32, {2, 3}), unset(DType::bf16, {4, 3}), Tensor(), y), BugError);
+  EXPECT_THROW(ops::linear_forward(stream(), unset(DType::f32, {2, 3}), unset(DType::f32, {4, 5}), Tensor(), y),
+               BugError);
+  EXPECT_THROW(ops::linear_forward(stream(), unset(DType::f32, {2, 3}), unset(DType::bf16, {4, 3}), Tensor(), y),
+               BugError);
   EXPECT_THROW(ops::linear_add_forward(stream(), unset(DType::bf16, {2, 3}), unset(DType::bf16, {4, 3}), Tensor(), y),
                BugError);
 }

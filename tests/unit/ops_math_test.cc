@@ -1,11 +1,11 @@
 // The per-element functions against <cmath> in fp64, over the whole range that they are used on.
-#include "core/ops/math.h"
-
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <functional>
 #include <limits>
+
+#include "core/ops/math.h"
 
 namespace trireme {
 namespace {
@@ -35,9 +35,7 @@ Worst worst_error(const std::function<float(float)>& f, const std::function<doub
 
 double exact_sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
 double exact_cdf(double x) { return 0.5 * std::erfc(-x / std::sqrt(2.0)); }
-double exact_gelu_tanh(double x) {
-  return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
-}
+double exact_gelu_tanh(double x) { return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x))); }
 
 double slope(const std::function<double(double)>& f, double x) { return (f(x + 1e-5) - f(x - 1e-5)) / 2e-5; }
 
@@ -59,8 +57,8 @@ TEST(OpMath, ExpAtTheEdges) {
 
 TEST(OpMath, SigmoidAndItsComplementKeepRelativePrecision) {
   EXPECT_LT(worst_error([](float x) { return math::sigmoid(x).value; }, exact_sigmoid, -80, 80).relative, 3e-7);
-  EXPECT_LT(worst_error([](float x) { return math::sigmoid(x).complement; },
-                        [](double x) { return exact_sigmoid(-x); }, -80, 80)
+  EXPECT_LT(worst_error([](float x) { return math::sigmoid(x).complement; }, [](double x) { return exact_sigmoid(-x); },
+                        -80, 80)
                 .relative,
             3e-7);
   EXPECT_EQ(math::sigmoid(kInfinity).value, 1.0f);
@@ -79,9 +77,9 @@ TEST(OpMath, NormalCdf) {
 
 TEST(OpMath, Gelu) {
   EXPECT_LT(worst_error([](float x) { return math::gelu_tanh(x); }, exact_gelu_tanh, -6, 6).absolute, 8e-7);
-  EXPECT_LT(worst_error([](float x) { return math::gelu_erf(x); }, [](double x) { return x * exact_cdf(x); }, -6, 6)
-                .absolute,
-            8e-7);
+  EXPECT_LT(
+      worst_error([](float x) { return math::gelu_erf(x); }, [](double x) { return x * exact_cdf(x); }, -6, 6).absolute,
+      8e-7);
   EXPECT_TRUE(std::isnan(math::gelu_tanh(kNan)));
   EXPECT_TRUE(std::isnan(math::gelu_erf(kNan)));
 }
@@ -93,10 +91,10 @@ TEST(OpMath, SlopesOfActivations) {
                         [](double x) { return slope(exact_gelu_tanh, x); }, -8, 8)
                 .absolute,
             6e-7);
-  EXPECT_LT(worst_error([](float x) { return math::gelu_erf_slope(x); },
-                        [&](double x) { return slope(gelu_erf, x); }, -8, 8)
-                .absolute,
-            6e-7);
+  EXPECT_LT(
+      worst_error([](float x) { return math::gelu_erf_slope(x); }, [&](double x) { return slope(gelu_erf, x); }, -8, 8)
+          .absolute,
+      6e-7);
   EXPECT_LT(worst_error([](float x) { return math::swiglu_grad(1.0f, x, 1.0f).gate; },
                         [&](double x) { return slope(silu, x); }, -20, 20)
                 .absolute,

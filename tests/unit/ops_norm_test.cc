@@ -1,7 +1,6 @@
-#include "core/ops/norm.h"
-
 #include <cmath>
 
+#include "core/ops/norm.h"
 #include "tests/unit/op_fixture.h"
 #include "tests/unit/tolerances.h"
 
@@ -70,7 +69,8 @@ class NormTest : public OpTest {
  protected:
   // x with a mean of 0.5: a layer norm that forgot to subtract it would show.
   Tensor make_x(const NormCase& c, const std::string& name) {
-    return tensor(c.dtype, c.shape, plus(normal_values(c.shape.numel(), name), 1, Values(static_cast<size_t>(c.shape.numel()), 0.5)));
+    return tensor(c.dtype, c.shape,
+                  plus(normal_values(c.shape.numel(), name), 1, Values(static_cast<size_t>(c.shape.numel()), 0.5)));
   }
   Tensor make_weight(DType dtype, int64_t n, const std::string& name) {
     return tensor(dtype, {n}, plus(Values(static_cast<size_t>(n), 1.0), 0.3, normal_values(n, name)));
@@ -270,8 +270,10 @@ TEST_P(NormTest, QkNormMatchesReference) {
       expect_close(read(dqkv), want(xs, [&](const Values& v) { return reference(v, qs, ks); }),
                    c.dim <= 4 ? 10 * limit : limit, "dqkv " + what);
       const double limit_f32 = tolerance(DType::f32, OpKind::reduction);
-      expect_close(read(dq_weight), want(qs, [&](const Values& v) { return reference(xs, v, ks); }), limit_f32, "dq " + what);
-      expect_close(read(dk_weight), want(ks, [&](const Values& v) { return reference(xs, qs, v); }), limit_f32, "dk " + what);
+      expect_close(read(dq_weight), want(qs, [&](const Values& v) { return reference(xs, v, ks); }), limit_f32,
+                   "dq " + what);
+      expect_close(read(dk_weight), want(ks, [&](const Values& v) { return reference(xs, qs, v); }), limit_f32,
+                   "dk " + what);
     }
   }
 }
@@ -300,8 +302,9 @@ TEST_P(NormTest, RefusesABiasWithoutAMean) {
   EXPECT_THROW(ops::norm_forward(stream(), x, weight, weight, 1e-5f, y, stats), BugError);
   Tensor same = x;
   Tensor rstd = unset(DType::f32, {2, 2});
-  EXPECT_THROW(ops::qk_norm_forward(stream(), x, unset(DType::f32, {1}), unset(DType::f32, {1}), 1, 1, 1e-5f, same, rstd),
-               BugError);
+  EXPECT_THROW(
+      ops::qk_norm_forward(stream(), x, unset(DType::f32, {1}), unset(DType::f32, {1}), 1, 1, 1e-5f, same, rstd),
+      BugError);
 }
 
 TRIREME_OP_DEVICES(NormTest);

@@ -1,7 +1,6 @@
-#include "core/ops/rotary.h"
-
 #include <cmath>
 
+#include "core/ops/rotary.h"
 #include "tests/unit/op_fixture.h"
 #include "tests/unit/tolerances.h"
 
@@ -12,12 +11,15 @@ struct RotaryCase {
   int64_t rows, columns, rotated, dim;
 };
 
-const std::vector<RotaryCase> kCases = {{0, 12, 2, 4}, {1, 6, 2, 2}, {3, 20, 2, 6}, {17, 3 * 34, 2, 34}, {65, 4 * 130, 3, 130}};
+const std::vector<RotaryCase> kCases = {
+    {0, 12, 2, 4}, {1, 6, 2, 2}, {3, 20, 2, 6}, {17, 3 * 34, 2, 34}, {65, 4 * 130, 3, 130}};
 
 Values make_table(int64_t positions, int64_t dim) {
   Values table;
   for (int64_t p = 0; p < positions; ++p) {
-    const auto angle = [&](int64_t i) { return static_cast<double>(p) * std::pow(10000.0, -2.0 * static_cast<double>(i) / static_cast<double>(dim)); };
+    const auto angle = [&](int64_t i) {
+      return static_cast<double>(p) * std::pow(10000.0, -2.0 * static_cast<double>(i) / static_cast<double>(dim));
+    };
     for (int64_t i = 0; i < dim / 2; ++i) table.push_back(std::cos(angle(i)));
     for (int64_t i = 0; i < dim / 2; ++i) table.push_back(std::sin(angle(i)));
   }

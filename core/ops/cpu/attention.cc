@@ -39,7 +39,8 @@ Plan make_plan(const AttentionKernels& kernels, const ops::AttentionShape& shape
   const int64_t total = num_units / per_head * head_cost;
   int64_t share = 0, cost = 0;
   for (int64_t unit = 0; unit < num_units; ++unit) {
-    while (share < plan.num_shares && cost * plan.num_shares >= share * total) cuts[static_cast<size_t>(share++)] = unit;
+    while (share < plan.num_shares && cost * plan.num_shares >= share * total)
+      cuts[static_cast<size_t>(share++)] = unit;
     cost += unit % per_head + 1;
   }
   const int64_t padded_dim = round_up_to(shape.head_dim, kernels.pad);
@@ -149,8 +150,9 @@ void attention_backward(const AttentionKernels& kernels, Stream& stream, const o
       next += 2 * count;
     }
   }
-  run_tasks(stream, static_cast<int64_t>(plan.tasks.size()), scratch_bytes(kernels, call, /*backward=*/true),
-            [&](int64_t i, std::byte* scratch) { kernels.backward(call, plan.tasks[static_cast<size_t>(i)], scratch); });
+  run_tasks(
+      stream, static_cast<int64_t>(plan.tasks.size()), scratch_bytes(kernels, call, /*backward=*/true),
+      [&](int64_t i, std::byte* scratch) { kernels.backward(call, plan.tasks[static_cast<size_t>(i)], scratch); });
   if (plan.shared_floats == 0) return;
   const int64_t num_tiles = (shape.sequence + kAttentionRowTile - 1) / kAttentionRowTile;
   stream.pool().run(shape.batch * shape.num_kv_heads * num_tiles, [&](int64_t i) {
@@ -160,8 +162,8 @@ void attention_backward(const AttentionKernels& kernels, Stream& stream, const o
   });
 }
 
-void attention_forward(Stream& stream, const ops::AttentionShape& shape, const Tensor& qkv, const Tensor& document_start,
-                       Tensor& out, Tensor& lse) {
+void attention_forward(Stream& stream, const ops::AttentionShape& shape, const Tensor& qkv,
+                       const Tensor& document_start, Tensor& out, Tensor& lse) {
   attention_forward(fastest(qkv.dtype()), stream, shape, qkv, document_start, out, lse);
 }
 

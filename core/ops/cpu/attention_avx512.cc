@@ -10,9 +10,8 @@
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 
-#include "core/ops/cpu/attention_simd_avx512.h"
-// after the instruction set
 #include "core/ops/cpu/attention_passes.h"
+#include "core/ops/cpu/attention_simd_avx512.h"
 
 namespace trireme::cpu {
 

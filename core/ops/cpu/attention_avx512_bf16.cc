@@ -1,6 +1,6 @@
-// Attention in bf16 for AVX512-BF16: products of pairs of bf16, summed in fp32 (VDPBF16PS), twice the rate of fp32. P and
-// dS are rounded to bf16 as operands; scores, softmax and sums stay fp32. Everything after the pragma is compiled for these
-// instructions, so headers of others come before.
+// Attention in bf16 for AVX512-BF16: products of pairs of bf16, summed in fp32 (VDPBF16PS), twice the rate of fp32. P
+// and dS are rounded to bf16 as operands; scores, softmax and sums stay fp32. Everything after the pragma is compiled
+// for these instructions, so headers of others come before.
 #include <immintrin.h>
 #include <math.h>
 
@@ -14,9 +14,8 @@
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 
-#include "core/ops/cpu/attention_simd_avx512.h"
-// after the instruction set
 #include "core/ops/cpu/attention_passes.h"
+#include "core/ops/cpu/attention_simd_avx512.h"
 
 namespace trireme::cpu {
 
@@ -39,8 +38,8 @@ struct DotEngine {
 
   // The contract of FloatEngine::block; `count` pairs, `step` is 1.
   template <int NV, Into into>
-  [[gnu::noinline]] static void block(const uint16_t* a, int64_t row, int64_t, const uint32_t* b, int64_t ldb, int count,
-                                      float* c, int64_t ldc, const float* factor) {
+  [[gnu::noinline]] static void block(const uint16_t* a, int64_t row, int64_t, const uint32_t* b, int64_t ldb,
+                                      int count, float* c, int64_t ldc, const float* factor) {
     F sum[kKeyBlock][NV];
 #pragma GCC unroll 8
     for (int m = 0; m < kKeyBlock; ++m) {
@@ -79,6 +78,7 @@ struct DotEngine {
 
   static void copy_rows(const uint16_t* src, int64_t stride, int count, int dim, uint16_t* dst, int64_t padded) {
     for (int i = 0; i < kTile; ++i) {
+      if (i + kRowsAhead < count) prefetch_rows(src + (i + kRowsAhead) * stride, stride, 1, dim);
       for (int64_t j = 0; j < padded; j += 32) {
         const int64_t n = i < count ? (dim - j < 32 ? dim - j : 32) : 0;
         const __mmask32 mask = static_cast<__mmask32>((uint64_t{1} << n) - 1);
@@ -136,7 +136,8 @@ struct DotEngine {
     _mm512_store_si512(dst + key / 2 * kTile + lane, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
   }
   [[gnu::always_inline]] static inline void store_left(uint16_t* dst, int key, int lane, F p) {
-    _mm256_store_si256(static_cast<__m256i*>(static_cast<void*>(dst + key * kTile + lane)), (__m256i)_mm512_cvtneps_pbh(p));
+    _mm256_store_si256(static_cast<__m256i*>(static_cast<void*>(dst + key * kTile + lane)),
+                       (__m256i)_mm512_cvtneps_pbh(p));
   }
 
  private:

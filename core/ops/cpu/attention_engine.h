@@ -1,10 +1,10 @@
-// Operands and products of tiles for attention_tiles.h: an *engine* says how a tile lies in memory as the left and as the
-// right operand of a product, and computes blocks of C [M, N] (+)= A [M, K] · B [K, N] with fp32 sums.
+// Operands and products of tiles for attention_tiles.h: an *engine* says how a tile lies in memory as the left and as
+// the right operand of a product, and computes blocks of C [M, N] (+)= A [M, K] · B [K, N] with fp32 sums.
 //
 // Left operands are read one element (f32) or one pair of neighbours along K (bf16) at a time and broadcast; right
-// operands are read as vectors along N. `Left` and `Right` are what one such read covers: f32: a float, a float; bf16: one
-// of the two elements, a pair of two rows k, k+1 in 32 bits. Every sum runs over k in ascending order, so a block's bits
-// depend on nothing but its operands.
+// operands are read as vectors along N. `Left` and `Right` are what one such read covers: f32: a float, a float; bf16:
+// one of the two elements, a pair of two rows k, k+1 in 32 bits. Every sum runs over k in ascending order, so a block's
+// bits depend on nothing but its operands.
 //
 // Included by a source file per instruction set, after its target is switched; everything is local to that file.
 #pragma once
@@ -24,6 +24,15 @@ constexpr int kNumBlocks = kTile / kKeyBlock;
 enum class Into { set, add, scale_and_add };
 
 [[gnu::always_inline]] inline int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
+
+// Asks for `count` rows of `dim` elements ahead of their use.
+template <class In>
+[[gnu::always_inline]] inline void prefetch_rows(const In* src, int64_t stride, int64_t count, int dim) {
+  for (int64_t i = 0; i < count; ++i) {
+    for (int j = 0; j < dim; j += static_cast<int>(64 / sizeof(In))) __builtin_prefetch(src + i * stride + j, 0, 2);
+  }
+}
+constexpr int kRowsAhead = 12;  // rows in flight while a tile is copied: strided rows defeat the hardware's prefetcher
 
 // fp32 operands. `In` is the dtype of the tensors: float, or uint16_t for the bits of bf16, converted on the way.
 template <class S, class InT>
@@ -88,6 +97,7 @@ struct FloatEngine {
   // Copies `count` rows of `dim` elements to [kTile, padded], zeros elsewhere.
   static void copy_rows(const In* src, int64_t stride, int count, int dim, float* dst, int64_t padded) {
     for (int i = 0; i < kTile; ++i) {
+      if (i + kRowsAhead < count) prefetch_rows(src + (i + kRowsAhead) * stride, stride, 1, dim);
       for (int64_t j = 0; j < padded; j += 16) {
         const int n = i < count ? static_cast<int>(dim - j < 16 ? dim - j : 16) : 0;
         S::store(dst + i * padded + j, n > 0 ? S::load_first(src + i * stride + j, n) : S::zero());
@@ -115,8 +125,8 @@ struct FloatEngine {
   }
 };
 
-// Writes columns [0, count) of src [padded, kTile] (dims by positions) as rows of `dim` elements, each position times its
-// factor. `tmp` holds [kTile, padded].
+// Writes columns [0, count) of src [padded, kTile] (dims by positions) as rows of `dim` elements, each position times
+// its factor. `tmp` holds [kTile, padded].
 template <class S, class In>
 void write_transposed(const float* src, int64_t padded, const float* factor, int count, int dim, float* tmp, In* dst,
                       int64_t stride) {

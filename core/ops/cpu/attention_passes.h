@@ -72,6 +72,8 @@ struct ForwardPass : Attention<E> {
     const In* const q = static_cast<const In*>(call.qkv) + row0 * z.qkv_stride + rows.head * z.dim;
     E::copy_rows(q, z.qkv_stride, rows.count, z.dim, s.copy, z.padded);
     E::columns_to_right(s.copy, z.padded, s.q_columns);
+    const int following = clamp_tile(call.sequence - rows.first - kTile);
+    prefetch_rows(q + kTile * z.qkv_stride, z.qkv_stride, following, z.dim);
     Softmax stats;
     for (int i = 0; i < kTile; i += 16) {
       S::store(stats.max + i, S::set1(kNoMaximum));
@@ -183,6 +185,10 @@ struct BackwardPass : Attention<E> {
       }
       stats.delta[i] = S::sum(sum);
     }
+    const int following = clamp_tile(call.sequence - rows.first - kTile);
+    prefetch_rows(q + kTile * z.qkv_stride, z.qkv_stride, following, z.dim);
+    prefetch_rows(out + kTile * z.out_stride, z.out_stride, following, z.dim);
+    prefetch_rows(dout + kTile * z.out_stride, z.out_stride, following, z.dim);
   }
 
   static void unit(const AttentionCall& call, const AttentionTask& task, const Sizes& z, Scratch& s, const Rows& rows,
@@ -201,7 +207,8 @@ struct BackwardPass : Attention<E> {
       A::template add_over_keys<Into::add>(active, z, (E::kInPlace ? s.k : s.kt) + at, A::right_of(s, s.dscores),
                                            s.result, nullptr);
     }
-    In* const dq = static_cast<In*>(call.dqkv) + (task.batch * call.sequence + rows.first) * z.qkv_stride + rows.head * z.dim;
+    In* const dq =
+        static_cast<In*>(call.dqkv) + (task.batch * call.sequence + rows.first) * z.qkv_stride + rows.head * z.dim;
     write_transposed<S>(s.result, z.padded, stats.scale, rows.count, z.dim, s.tmp, dq, z.qkv_stride);
   }
 

@@ -137,7 +137,8 @@ struct SimdAvx2 {
   }
   TRIREME_SIMD void transpose16(const float* src, int64_t src_stride, float* dst, int64_t dst_stride) {
     for (int i = 0; i < 16; i += 8) {
-      for (int j = 0; j < 16; j += 8) transpose8(src + i * src_stride + j, src_stride, dst + j * dst_stride + i, dst_stride);
+      for (int j = 0; j < 16; j += 8)
+        transpose8(src + i * src_stride + j, src_stride, dst + j * dst_stride + i, dst_stride);
     }
   }
 #undef TRIREME_SIMD

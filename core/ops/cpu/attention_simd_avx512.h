@@ -1,5 +1,5 @@
-// Sixteen lanes of AVX-512 for attention_tiles.h. Included once, by a source file that has switched its target to AVX-512;
-// everything is local to that file, so that no other file can pick up code that its processor does not have.
+// Sixteen lanes of AVX-512 for attention_tiles.h. Included once, by a source file that has switched its target to
+// AVX-512; everything is local to that file, so that no other file can pick up code that its processor does not have.
 #pragma once
 
 #include <immintrin.h>

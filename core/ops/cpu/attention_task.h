@@ -2,8 +2,8 @@
 // compiled once per instruction set). Plain data only: this header is also read by code that is compiled for processors
 // newer than the one the program may run on, so nothing here may leave a function behind.
 //
-// A *unit* is a tile of kAttentionRowTile query positions of one query head. A task is a run of units of the query heads
-// that share a key head, in the order head by head, position by position.
+// A *unit* is a tile of kAttentionRowTile query positions of one query head. A task is a run of units of the query
+// heads that share a key head, in the order head by head, position by position.
 #pragma once
 
 #include <cstddef>
@@ -52,7 +52,8 @@ struct AttentionKernels {
   void (*forward)(const AttentionCall& call, const AttentionTask& task, std::byte* scratch);
   void (*backward)(const AttentionCall& call, const AttentionTask& task, std::byte* scratch);
   // Writes dK and dV of the keys [begin, end), whole tiles, of one key head: the sum of its tasks' shares, in order.
-  void (*write_kv)(const AttentionCall& call, const AttentionTask* tasks, int64_t num_tasks, int64_t begin, int64_t end);
+  void (*write_kv)(const AttentionCall& call, const AttentionTask* tasks, int64_t num_tasks, int64_t begin,
+                   int64_t end);
 };
 
 extern const AttentionKernels kAttentionAvx2F32;

@@ -1,9 +1,9 @@
-// What the two passes of attention share, over an engine of attention_engine.h: which blocks the mask leaves, the scratch
-// of a task, packing of keys and values, and the three products of tiles.
+// What the two passes of attention share, over an engine of attention_engine.h: which blocks the mask leaves, the
+// scratch of a task, packing of keys and values, and the three products of tiles.
 //
-// Tiles of scores are kept transposed, Sᵀ [keys, positions], with query positions along the vector lanes: maxima, sums and
-// masks are then plain vector arithmetic. Blocks of 8 keys by 16 positions that the mask empties are skipped; in those
-// that it cuts, masked probabilities are exact zeros. Exponentials are base 2: the scale carries log2(e).
+// Tiles of scores are kept transposed, Sᵀ [keys, positions], with query positions along the vector lanes: maxima, sums
+// and masks are then plain vector arithmetic. Blocks of 8 keys by 16 positions that the mask empties are skipped; in
+// those that it cuts, masked probabilities are exact zeros. Exponentials are base 2: the scale carries log2(e).
 #pragma once
 
 #include "core/ops/cpu/attention_engine.h"
@@ -34,9 +34,9 @@ template <class S>
 // The query positions of a unit and what each sees.
 struct Rows {
   int64_t head;
-  int first;                            // position in the sequence
-  int count;                            // up to kTile
-  alignas(64) int32_t begin[kTile];     // keys begin … position; padding sees nothing
+  int first;                         // position in the sequence
+  int count;                         // up to kTile
+  alignas(64) int32_t begin[kTile];  // keys begin … position; padding sees nothing
   alignas(64) int32_t position[kTile];
 };
 
@@ -47,7 +47,9 @@ struct Active {
   int group_begin[kNumBlocks], group_end[kNumBlocks];  // groups, for a block of 8 keys
 };
 
-[[gnu::always_inline]] inline int clamp_tile(int64_t x) { return static_cast<int>(x < 0 ? 0 : (x > kTile ? kTile : x)); }
+[[gnu::always_inline]] inline int clamp_tile(int64_t x) {
+  return static_cast<int>(x < 0 ? 0 : (x > kTile ? kTile : x));
+}
 
 inline Rows unit_rows(const AttentionCall& call, const AttentionTask& task, int64_t unit) {
   const int64_t per_head = (call.sequence + kTile - 1) / kTile;
@@ -161,16 +163,16 @@ struct Attention {
       }
       bytes = carver.used;
     }
-    Left *k, *v, *kt;               // forward: v is Vᵀ where the engine cannot read V transposed
-    Left* copy;                     // [kTile, padded] staging
-    float* tmp;                     // [kTile, padded] staging
-    Right *q_columns, *dout_columns = nullptr;  // Qᵀ, dOᵀ: [depth(dim), kTile]
+    Left *k, *v, *kt;                               // forward: v is Vᵀ where the engine cannot read V transposed
+    Left* copy;                                     // [kTile, padded] staging
+    float* tmp;                                     // [kTile, padded] staging
+    Right *q_columns, *dout_columns = nullptr;      // Qᵀ, dOᵀ: [depth(dim), kTile]
     Right *q_rows = nullptr, *dout_rows = nullptr;  // Q, dO: [depth(kTile), padded]
-    float *scores, *dscores = nullptr;  // Sᵀ, dPᵀ: [kTile, kTile]; in place Pᵀ, dSᵀ
-    Right* right = nullptr;             // Pᵀ or dSᵀ: [depth(kTile), kTile]
-    Left *p_left = nullptr, *ds_left = nullptr;  // Pᵀ, dSᵀ: [kTile, kTile]
-    float* result;                      // Oᵀ or dQᵀ: [padded, kTile]
-    float *dk = nullptr, *dv = nullptr;  // [keys, padded]
+    float *scores, *dscores = nullptr;              // Sᵀ, dPᵀ: [kTile, kTile]; in place Pᵀ, dSᵀ
+    Right* right = nullptr;                         // Pᵀ or dSᵀ: [depth(kTile), kTile]
+    Left *p_left = nullptr, *ds_left = nullptr;     // Pᵀ, dSᵀ: [kTile, kTile]
+    float* result;                                  // Oᵀ or dQᵀ: [padded, kTile]
+    float *dk = nullptr, *dv = nullptr;             // [keys, padded]
     int64_t bytes;
   };
 
@@ -197,7 +199,8 @@ struct Attention {
     }
   }
 
-  static void pack_keys(const AttentionCall& call, const Sizes& z, const AttentionTask& task, Scratch& s, bool backward) {
+  static void pack_keys(const AttentionCall& call, const Sizes& z, const AttentionTask& task, Scratch& s,
+                        bool backward) {
     int64_t first = 0, last = 0;
     key_tiles(call, task, first, last);
     const In* const k = kv_base(static_cast<const In*>(call.qkv), call, z, task, 0);
@@ -252,7 +255,8 @@ struct Attention {
     const int64_t step = E::kInPlace ? z.padded : 1;
     for (int g = 0; g < kNumGroups;) {
       const int begin = active.key_begin[g], end = active.key_end[g];
-      const bool pair = S::kNv == 2 && g + 1 < kNumGroups && active.key_begin[g + 1] == begin && active.key_end[g + 1] == end;
+      const bool pair =
+          S::kNv == 2 && g + 1 < kNumGroups && active.key_begin[g + 1] == begin && active.key_end[g + 1] == end;
       if (begin < end) {
         const Left* a = left_t + begin * step;
         const Right* const b = right + E::depth(begin) * kTile + g * 16;
@@ -282,10 +286,12 @@ struct Attention {
       float* const c = sums + b * kKeyBlock * z.padded;
       int g = 0;
       for (; g + S::kNv <= z.dim_groups; g += S::kNv) {
-        E::template block<S::kNv, Into::add>(a, kTile, 1, right_rows + g * 16, z.padded, depth, c + g * 16, z.padded, nullptr);
+        E::template block<S::kNv, Into::add>(a, kTile, 1, right_rows + g * 16, z.padded, depth, c + g * 16, z.padded,
+                                             nullptr);
       }
       for (; g < z.dim_groups; ++g) {
-        E::template block<1, Into::add>(a, kTile, 1, right_rows + g * 16, z.padded, depth, c + g * 16, z.padded, nullptr);
+        E::template block<1, Into::add>(a, kTile, 1, right_rows + g * 16, z.padded, depth, c + g * 16, z.padded,
+                                        nullptr);
       }
     }
   }

@@ -58,7 +58,8 @@ void zero_row(T* d, int64_t columns) {
 
 template <class T>
 void gradient_row(const float* x, int64_t columns, int32_t label, const LogSumExp& total, float grad_scale, T* d) {
-  // The label's own element first: in place, the row is about to go. p − 1 is formed in fp64, where p near 1 keeps digits.
+  // The label's own element first: in place, the row is about to go. p − 1 is formed in fp64, where p near 1 keeps
+  // digits.
   const double p = std::exp(static_cast<double>(x[label]) - total.value());
   softmax_grad_row(x, total.max, static_cast<float>(static_cast<double>(grad_scale) / total.sum), d, columns);
   math::store(d + label, static_cast<float>((p - 1.0) * static_cast<double>(grad_scale)));

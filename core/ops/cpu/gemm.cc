@@ -74,15 +74,18 @@ GemmCut cut_gemm(int64_t m, int64_t n, int64_t k, int num_threads) {
 
   double best_cost = 0;
   for (int64_t row_pieces = 1; row_pieces <= std::min(max_pieces, divide_up(m, kAlign)); ++row_pieces) {
-    for (int64_t col_pieces = 1; row_pieces * col_pieces <= max_pieces && col_pieces <= divide_up(n, kAlign); ++col_pieces) {
+    for (int64_t col_pieces = 1; row_pieces * col_pieces <= max_pieces && col_pieces <= divide_up(n, kAlign);
+         ++col_pieces) {
       GemmCut cut;
       cut.rows = row_pieces == 1 ? m : divide_up(divide_up(m, row_pieces), kAlign) * kAlign;
       cut.cols = col_pieces == 1 ? n : divide_up(divide_up(n, col_pieces), kAlign) * kAlign;
       cut.num_row_pieces = divide_up(m, cut.rows);
       cut.num_col_pieces = divide_up(n, cut.cols);
-      const double piece_cost = static_cast<double>(k) * (static_cast<double>(cut.rows) * static_cast<double>(cut.cols) +
-                                                          kPackCost * static_cast<double>(cut.rows + cut.cols));
-      const double cost = piece_cost * static_cast<double>(divide_up(cut.num_row_pieces * cut.num_col_pieces, num_threads));
+      const double piece_cost =
+          static_cast<double>(k) * (static_cast<double>(cut.rows) * static_cast<double>(cut.cols) +
+                                    kPackCost * static_cast<double>(cut.rows + cut.cols));
+      const double cost =
+          piece_cost * static_cast<double>(divide_up(cut.num_row_pieces * cut.num_col_pieces, num_threads));
       if (best_cost == 0 || cost < best_cost) {
         best_cost = cost;
         best = cut;

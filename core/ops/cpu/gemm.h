@@ -1,8 +1,9 @@
 // Matrix multiplication on the CPU: C = alpha·op(A)·op(B) + beta·C, matrices row-major with a leading dimension.
 //
 // `gemm` cuts C into rectangles that the threads of a pool claim; each rectangle is one call of a library that runs
-// on the calling thread alone (gemm_backend.h says which library, or kernel of ours). `gemm_serial` is one such call: it may be used
-// from inside a task of the pool, from any thread, and costs about a microsecond besides the multiplication.
+// on the calling thread alone (gemm_backend.h says which library, or kernel of ours). `gemm_serial` is one such call:
+// it may be used from inside a task of the pool, from any thread, and costs about a microsecond besides the
+// multiplication.
 //
 // Element types: A and B both f32 or both bf16; C f32 or bf16, whatever A and B are. Sums inside are fp32; a bf16 C
 // is rounded once, at the end. With beta 0 old values of C are not read (they may be NaN).
@@ -42,9 +43,9 @@ struct MatrixOut {
 };
 
 struct GemmArgs {
-  int64_t m = 0;  // rows of C and of op(A); any of m, n and k may be 0
-  int64_t n = 0;  // columns of C and of op(B)
-  int64_t k = 0;  // columns of op(A), rows of op(B)
+  int64_t m = 0;     // rows of C and of op(A); any of m, n and k may be 0
+  int64_t n = 0;     // columns of C and of op(B)
+  int64_t k = 0;     // columns of op(A), rows of op(B)
   MatrixRef a = {};  // op(A) [m, k]: a.data [m, k], or [k, m] when transposed
   MatrixRef b = {};  // op(B) [k, n]: b.data [k, n], or [n, k] when transposed
   MatrixOut c = {};  // [m, n]; overlaps neither A nor B

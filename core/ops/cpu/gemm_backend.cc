@@ -35,15 +35,9 @@ GemmBackend choose_gemm_backend(const CpuFeatures& features, const GemmArgs& arg
 void gemm_serial_with(GemmBackend backend, const GemmArgs& args) {
   const bool is_f32 = args.a.dtype == DType::f32 && args.c.dtype == DType::f32;
   switch (backend) {
-    case GemmBackend::tile:
-      TRIREME_CHECK(is_f32);
-      return gemm_tile_f32(args);
-    case GemmBackend::openblas:
-      TRIREME_CHECK(is_f32);
-      return gemm_openblas(args);
-    case GemmBackend::onednn_sgemm:
-      TRIREME_CHECK(is_f32);
-      return gemm_onednn_sgemm(args);
+    case GemmBackend::tile: TRIREME_CHECK(is_f32); return gemm_tile_f32(args);
+    case GemmBackend::openblas: TRIREME_CHECK(is_f32); return gemm_openblas(args);
+    case GemmBackend::onednn_sgemm: TRIREME_CHECK(is_f32); return gemm_onednn_sgemm(args);
     case GemmBackend::onednn_bf16:
       TRIREME_CHECK(args.a.dtype == DType::bf16 && args.c.dtype == DType::f32);
       return gemm_onednn_bf16(args);

@@ -1,8 +1,8 @@
 // fp32 and bf16 products by oneDNN, one thread.
 #include <dlfcn.h>
-#include <oneapi/dnnl/dnnl.hpp>
 
 #include <bit>
+#include <oneapi/dnnl/dnnl.hpp>
 #include <tuple>
 #include <unordered_map>
 
@@ -52,9 +52,9 @@ struct ShapeKey {
 };
 
 ShapeKey key_of(const GemmArgs& args) {
-  const uint32_t kinds = (args.a.transpose == Transpose::yes ? 1u : 0u) | (args.b.transpose == Transpose::yes ? 2u : 0u) |
-                         (args.a.dtype == DType::bf16 ? 4u : 0u) | (args.c.dtype == DType::bf16 ? 8u : 0u) |
-                         (args.beta != 0.0f ? 16u : 0u);
+  const uint32_t kinds = (args.a.transpose == Transpose::yes ? 1u : 0u) |
+                         (args.b.transpose == Transpose::yes ? 2u : 0u) | (args.a.dtype == DType::bf16 ? 4u : 0u) |
+                         (args.c.dtype == DType::bf16 ? 8u : 0u) | (args.beta != 0.0f ? 16u : 0u);
   return {args.m, args.n, args.k, args.a.ld, args.b.ld, args.c.ld, std::bit_cast<uint32_t>(args.alpha), kinds};
 }
 

@@ -33,9 +33,9 @@ void stay_serial() {
 void gemm_openblas(const GemmArgs& args) {
   stay_serial();
   cblas_sgemm(CblasRowMajor, blas_transpose(args.a.transpose), blas_transpose(args.b.transpose), blas_int(args.m),
-              blas_int(args.n), blas_int(args.k), args.alpha, static_cast<const float*>(args.a.data), blas_int(args.a.ld),
-              static_cast<const float*>(args.b.data), blas_int(args.b.ld), args.beta, static_cast<float*>(args.c.data),
-              blas_int(args.c.ld));
+              blas_int(args.n), blas_int(args.k), args.alpha, static_cast<const float*>(args.a.data),
+              blas_int(args.a.ld), static_cast<const float*>(args.b.data), blas_int(args.b.ld), args.beta,
+              static_cast<float*>(args.c.data), blas_int(args.c.ld));
 }
 
 }  // namespace trireme::cpu

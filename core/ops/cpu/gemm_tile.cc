@@ -16,9 +16,9 @@ namespace trireme::cpu {
 
 namespace {
 
-constexpr int64_t kVector = 16;            // floats
-constexpr int64_t kStrip = 4 * kVector;    // columns of C at a time
-constexpr int64_t kRows = 6;               // rows of C at a time
+constexpr int64_t kVector = 16;          // floats
+constexpr int64_t kStrip = 4 * kVector;  // columns of C at a time
+constexpr int64_t kRows = 6;             // rows of C at a time
 
 // What one call of the micro-kernel works on.
 struct Strip {

@@ -5,8 +5,9 @@
 //
 // - Loops inside are vectorised (-O3), which our general -O2 does for few loops.
 // - Put it on the function that holds the loop: what the loop calls must be inlined into it, else that part
-//   stays AVX2. Plain functions only: not templates, not virtual functions.
-// - A sum `s += x[i]` keeps the order that is written and so is not vectorised: write 16 partial sums.
+//   stays AVX2. Functions and function templates; not virtual functions.
+// - A sum `s += x[i]` keeps the order that is written and so is not vectorised: say `#pragma omp simd reduction(+ : s)`
+//   before a long loop, use lanes.h for a short one.
 // - The two versions may round differently (fused multiply-add, order of a sum): bits repeat on one kind
 //   of CPU, not from one kind to the other.
 // - Sanitizers can't run inside the resolvers that it makes; under TRIREME_SANITIZED it is empty.

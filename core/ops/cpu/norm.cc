@@ -4,6 +4,7 @@
 
 #include "core/ops/cpu/blocks.h"
 #include "core/ops/cpu/kernels.h"
+#include "core/ops/cpu/lanes.h"
 #include "core/ops/cpu/multiversion.h"
 #include "core/ops/math.h"
 
@@ -28,21 +29,19 @@ struct ForwardRows {
 
 template <class T>
 TRIREME_HOST_DEVICE float row_mean(const T* x, int64_t columns) {
-  float sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < columns; ++i) sum += math::load(x + i);
+  const float sum = sum_of(
+      columns, [&](auto load) __attribute__((always_inline)) { return load(x); });
   return sum / static_cast<float>(columns);
 }
 
 // 1/√(mean((x − mean)²) + eps).
 template <class T>
 TRIREME_HOST_DEVICE float row_rstd(const T* x, float mean, float eps, int64_t columns) {
-  float squares = 0;
-#pragma omp simd reduction(+ : squares)
-  for (int64_t i = 0; i < columns; ++i) {
-    const float d = math::load(x + i) - mean;
-    squares += d * d;
-  }
+  const float squares = sum_of(
+      columns, [&](auto load) __attribute__((always_inline)) {
+        const auto d = load(x) - mean;
+        return d * d;
+      });
   return 1.0f / std::sqrt(squares / static_cast<float>(columns) + eps);
 }
 
@@ -119,16 +118,16 @@ TRIREME_HOST_DEVICE void backward_row(const BackwardRows<T>& rows, int64_t n, fl
   T* dx = rows.dx + n * columns;
   const float mean = kLayer ? rows.mean[n] : 0.0f;
   const float rstd = rows.rstd[n];
-  float sum_g = 0;
-  float sum_gh = 0;
-#pragma omp simd reduction(+ : sum_g, sum_gh)
-  for (int64_t i = 0; i < columns; ++i) {
-    const float g = math::load(dy + i) * math::load(weight + i);
-    if constexpr (kLayer) sum_g += g;
-    sum_gh = std::fma(g, (math::load(x + i) - mean) * rstd, sum_gh);
+  const auto g_at = [&](auto load) __attribute__((always_inline)) { return load(dy) * load(weight); };
+  const auto gh_at = [&](auto load) __attribute__((always_inline)) { return g_at(load) * ((load(x) - mean) * rstd); };
+  TwoSums sums{};
+  if constexpr (kLayer) {
+    sums = sums_of(columns, g_at, gh_at);
+  } else {
+    sums.second = sum_of(columns, gh_at);
   }
-  const float mean_g = sum_g / static_cast<float>(columns);
-  const float mean_gh = sum_gh / static_cast<float>(columns);
+  const float mean_g = sums.first / static_cast<float>(columns);
+  const float mean_gh = sums.second / static_cast<float>(columns);
 #pragma omp simd
   for (int64_t i = 0; i < columns; ++i) {
     const float d = math::load(dy + i);
@@ -202,8 +201,7 @@ void norm_backward(Stream& stream, const Tensor& dy, const Tensor& x, const Tens
   ThreadPool& pool = stream.pool();
   add_partial_sums(pool, sums, num_blocks, 2 * columns, columns, /*accumulate=*/false, dweight.data<float>());
   if (layer) {
-    add_partial_sums(pool, sums + columns, num_blocks, 2 * columns, columns, /*accumulate=*/false,
-                     dbias.data<float>());
+    add_partial_sums(pool, sums + columns, num_blocks, 2 * columns, columns, /*accumulate=*/false, dbias.data<float>());
   }
 }
 

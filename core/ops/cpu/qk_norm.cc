@@ -4,6 +4,7 @@
 
 #include "core/ops/cpu/blocks.h"
 #include "core/ops/cpu/kernels.h"
+#include "core/ops/cpu/lanes.h"
 #include "core/ops/cpu/multiversion.h"
 #include "core/ops/math.h"
 
@@ -30,9 +31,8 @@ TRIREME_MULTIVERSION void forward_row(const Heads& heads, const T* x, const T* q
     const T* in = x + h * dim;
     const T* weight = h < heads.num_query ? q_weight : k_weight;
     T* out = y + h * dim;
-    float squares = 0;
-#pragma omp simd reduction(+ : squares)
-    for (int64_t i = 0; i < dim; ++i) squares = std::fma(math::load(in + i), math::load(in + i), squares);
+    const float squares = sum_of(
+        dim, [&](auto load) __attribute__((always_inline)) { return load(in) * load(in); });
     const float r = 1.0f / std::sqrt(squares / static_cast<float>(dim) + eps);
     rstd[h] = r;
 #pragma omp simd
@@ -52,11 +52,8 @@ TRIREME_MULTIVERSION void backward_row(const Heads& heads, T* d, const T* x, con
     const T* weight = query ? q_weight : k_weight;
     float* dweight = query ? dweights : dweights + dim;
     const float r = rstd[head];
-    float sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < dim; ++i) {
-      sum = std::fma(math::load(dy + i) * math::load(weight + i), math::load(in + i) * r, sum);
-    }
+    const float sum = sum_of(
+        dim, [&](auto load) __attribute__((always_inline)) { return load(dy) * load(weight) * (load(in) * r); });
     const float mean = sum / static_cast<float>(dim);
 #pragma omp simd
     for (int64_t i = 0; i < dim; ++i) {

@@ -1,0 +1,39 @@
+// The commands of the program, one function each. Results go to standard output, everything else to standard error.
+//
+// Each returns the exit code. An exception that leaves one is printed by the command line (launcher/cli.h), by the
+// first rank only: it happened before the ranks were connected. What fails later, a command prints itself (run_rank).
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/data/tokenize.h"
+#include "launcher/generate.h"
+#include "launcher/probe.h"
+
+namespace trireme {
+
+struct TrainArgs {
+  std::string config;             // path of the YAML file
+  std::vector<std::string> sets;  // key=value
+  bool dump_config = false;       // prints the whole resolved configuration and stops
+  bool dry_run = false;           // prints the plan and stops
+};
+int train_command(const TrainArgs& args);
+
+struct LaunchArgs {
+  std::optional<int> nproc;       // none: one per GPU, else 1; with hosts: all slots
+  std::string hosts;              // an Open MPI host file; empty: this machine
+  int max_restarts = 0;
+  std::vector<std::string> command;  // of the program: train CONFIG …
+};
+int launch_command(const LaunchArgs& args);
+
+int tokenize_command(TokenizeOptions options);
+int inspect_command(const std::string& path, const std::string& tokenizer);
+int generate_command(const GenerateOptions& options);
+int probe_command(const ProbeOptions& options, const std::vector<std::string>& sets);
+int doctor_command();
+
+}  // namespace trireme

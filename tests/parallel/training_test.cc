@@ -1,0 +1,163 @@
+// Whole training runs on one and several ranks as threads: what must be the same bits, and what must have happened.
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "checkpoint/checkpoint.h"
+#include "tests/training.h"
+
+namespace trireme {
+namespace {
+
+using testing::read_file;
+using testing::state_hashes;
+using testing::TempDir;
+using testing::tiny_yaml;
+
+class Training : public ::testing::Test {
+ protected:
+  void SetUp() override { testing::write_corpus(dir_ / "corpus", 20000); }
+
+  // Trains and returns the hashes of the final checkpoint; the run directory is `name`.
+  std::map<std::string, std::vector<std::string>> run(const std::string& name, int64_t steps, int ranks,
+                                                      std::vector<std::string> sets) {
+    sets.push_back("run.dir=" + (dir_ / name));
+    testing::train(parse_config(tiny_yaml(dir_, steps), "test", sets), ranks);
+    return state_hashes(*latest_checkpoint(dir_ / name));
+  }
+
+  std::vector<nlohmann::json> metrics(const std::string& name) {
+    std::vector<nlohmann::json> rows;
+    std::istringstream lines(read_file(dir_ / name + "/metrics.jsonl"));
+    for (std::string line; std::getline(lines, line);) rows.push_back(nlohmann::json::parse(line));
+    return rows;
+  }
+
+  TempDir dir_;
+};
+
+// Continuing after a stop equals never having stopped, bit for bit.
+
+class Resume : public Training, public ::testing::WithParamInterface<int> {};
+
+TEST_P(Resume, EqualsNeverHavingStopped) {
+  const int ranks = GetParam();
+  const auto whole = run("whole", 9, ranks, {});
+  run("parts", 9, ranks, {"checkpoint.every=4"});
+  // Forget everything after step 4 and continue.
+  std::filesystem::remove_all(dir_ / "parts/checkpoints/step-00000008");
+  std::filesystem::remove_all(dir_ / "parts/checkpoints/step-00000009");
+  const auto parts = run("parts", 9, ranks, {"checkpoint.every=4"});
+  EXPECT_EQ(whole, parts);
+  // No step stands twice in the metrics, and each row is that of the run that never stopped.
+  const auto a = metrics("whole");
+  const auto b = metrics("parts");
+  ASSERT_EQ(a.size(), 9u);
+  ASSERT_EQ(b.size(), 9u);
+  for (size_t i = 0; i < a.size(); ++i) {
+    for (const char* key : {"step", "tokens", "loss", "lr", "grad_norm"}) EXPECT_EQ(a[i][key], b[i][key]) << i << key;
+  }
+}
+INSTANTIATE_TEST_SUITE_P(Ranks, Resume, ::testing::Values(1, 2, 4));
+
+TEST_F(Training, ChangedSeedChangesTheBits) {
+  EXPECT_NE(run("a", 3, 1, {}), run("b", 3, 1, {"run.seed=7"}));
+}
+
+TEST_F(Training, LayoutsGiveTheSameLosses) {
+  run("one", 6, 1, {});
+  run("two", 6, 2, {});
+  run("four", 6, 4, {});
+  for (const char* name : {"two", "four"}) {
+    const auto a = metrics("one");
+    const auto b = metrics(name);
+    ASSERT_EQ(b.size(), a.size());
+    for (size_t i = 0; i < a.size(); ++i) {
+      EXPECT_NEAR(b[i]["loss"].get<double>(), a[i]["loss"].get<double>(), 1e-5) << name << " step " << i;
+      EXPECT_NEAR(b[i]["grad_norm"].get<double>(), a[i]["grad_norm"].get<double>(), 1e-4) << name << " step " << i;
+    }
+  }
+}
+
+TEST_F(Training, RecomputationAndOverlapKeepTheBits) {
+  for (const char* compute : {"precision.compute=fp32", "precision.compute=bf16"}) {
+    const auto plain = run("plain", 4, 2, {compute, "checkpoint.resume=never"});
+    EXPECT_EQ(plain, run("sel", 4, 2, {compute, "recompute.mode=selective", "checkpoint.resume=never"}));
+    EXPECT_EQ(plain, run("full", 4, 2, {compute, "recompute.mode=full", "checkpoint.resume=never"}));
+    EXPECT_EQ(plain, run("first", 4, 2, {compute, "recompute={mode: full, layers: 1}", "checkpoint.resume=never"}));
+    EXPECT_EQ(plain, run("late", 4, 2, {compute, "parallel.overlap_grad_reduce=false", "checkpoint.resume=never"}));
+  }
+}
+
+TEST_F(Training, LearnsAndMasksDocuments) {
+  run("learn", 60, 1, {"data.mask_documents=true", "run.eval_every=20"});
+  const auto rows = metrics("learn");
+  EXPECT_LT(rows.back()["loss"].get<double>(), rows.front()["loss"].get<double>() - 0.8);
+  EXPECT_TRUE(rows[19].contains("valid_loss"));
+  EXPECT_FALSE(rows[18].contains("valid_loss"));
+}
+
+TEST_F(Training, AllocatorsAreIdleFromStepThreeOn) {
+  const Config config = parse_config(tiny_yaml(dir_, 1), "test", {"run.dir=" + (dir_ / "idle")});
+  run_rank_contexts(config, 2, [&](RankContext& rank) {
+    Transformer model(rank.stream(), config.model, {.max_sequence = config.data.sequence_length});
+    model.initialize(rank.stream(), 1);
+    TrainStep step(rank.stream(), rank.data(), model, config);
+    std::vector<int32_t> ids(static_cast<size_t>(2 * config.data.sequence_length), 5);
+    std::vector<int32_t> positions(ids.size());
+    for (size_t i = 0; i < ids.size(); ++i) positions[i] = static_cast<int32_t>(i % 19);
+    const HostMicrobatch microbatch{2, config.data.sequence_length, ids.data(), ids.data(), positions.data(), nullptr};
+    const std::vector<HostMicrobatch> microbatches(2, microbatch);
+    int64_t settled = 0;
+    for (int64_t s = 1; s <= 8; ++s) {
+      step.forward_backward(microbatches);
+      step.update(1e-3, s);
+      step.evaluate(std::span(microbatches).first(1));
+      const int64_t allocations = rank.allocator().stats().system_allocations;
+      if (s == 2) settled = allocations;
+      if (s > 2) {
+        EXPECT_EQ(allocations, settled) << "step " << s;
+      }
+    }
+    EXPECT_GT(settled, 0);
+  });
+}
+
+// Gradients are reduced once a step, whatever the number of microbatches, and with overlap while backward still runs.
+TEST_F(Training, GradientsAreReducedOnceAndDuringBackward) {
+  for (const bool overlap : {true, false}) {
+    const Config config =
+        parse_config(tiny_yaml(dir_, 1), "test",
+                     {"run.dir=" + (dir_ / "x"), std::string("parallel.overlap_grad_reduce=") + (overlap ? "true" : "false")});
+    run_rank_contexts(config, 2, [&](RankContext& rank) {
+      Transformer model(rank.stream(), config.model, {.max_sequence = 19});
+      model.initialize(rank.stream(), 1);
+      TrainStep step(rank.stream(), rank.data(), model, config);
+      std::vector<int32_t> ids(38, 5);
+      std::vector<int32_t> positions(38, 1);
+      const HostMicrobatch microbatch{2, 19, ids.data(), ids.data(), positions.data(), nullptr};
+      rank.recorder().clear();
+      step.forward_backward(std::vector<HostMicrobatch>(3, microbatch));
+      int64_t reduced_bytes = 0;
+      int64_t gradient_bytes = 0;
+      std::vector<FlightRecord> gradient_calls;
+      for (const FlightRecord& record : rank.recorder().records()) {
+        ASSERT_EQ(record.op, CommOp::all_reduce);
+        EXPECT_EQ(record.group, "data");
+        if (record.bytes <= 8) continue;  // label count and loss
+        gradient_calls.push_back(record);
+        reduced_bytes += record.bytes;
+      }
+      for (Bucket* bucket : model.buckets()) gradient_bytes += bucket->gradient().bytes();
+      EXPECT_EQ(reduced_bytes, gradient_bytes);
+      EXPECT_EQ(gradient_calls.size(), model.buckets().size());
+      // The head is ready first, the embedding last: with overlap that is the order, and the calls are spread over time.
+      EXPECT_EQ(gradient_calls.front().bytes, model.buckets().back()->gradient().bytes());
+      EXPECT_EQ(gradient_calls.back().bytes, model.buckets().front()->gradient().bytes());
+    });
+  }
+}
+
+}  // namespace
+}  // namespace trireme
