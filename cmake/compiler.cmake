@@ -13,9 +13,8 @@ endif()
 # a second time and chosen at run time (core/ops/cpu/multiversion.h). Line tables only: full debug information
 # triples build time.
 set(CMAKE_CXX_FLAGS_RELWITHDEBINFO "-O2 -g1")
-# -Wno-psabi: vectors of 64 bytes are passed between inlined functions only.
 add_compile_options(-march=x86-64-v3 -Wall -Wextra -Wshadow -Werror
-  -fno-math-errno -fno-trapping-math -ffp-contract=fast -fopenmp-simd -Wno-psabi)
+  -fno-math-errno -fno-trapping-math -ffp-contract=fast -fopenmp-simd)
 
 if(TRIREME_SANITIZE STREQUAL "address")
   add_compile_options(-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -O1)

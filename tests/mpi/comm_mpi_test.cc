@@ -2,6 +2,7 @@
 // case, in the same order. Arguments beside GoogleTest's:
 //   --one-rank-per-node   take the way between nodes
 //   --chunk-bytes=N       small pieces, so that small messages take many
+//   --abort               no cases: the last rank fails while the others wait
 #include <gtest/gtest.h>
 
 #include <sys/resource.h>
@@ -140,9 +141,11 @@ int main(int argc, char** argv) {
   using namespace trireme;
   testing::InitGoogleTest(&argc, argv);
   MpiOptions options;
+  bool aborts = false;
   for (int i = 1; i < argc; ++i) {
     const std::string arg = argv[i];
     if (arg == "--one-rank-per-node") options.one_rank_per_node = true;
+    if (arg == "--abort") aborts = true;
     if (arg.starts_with("--chunk-bytes=")) options.chunk_bytes = std::stoll(arg.substr(14));
   }
   MpiRuntime runtime(options);
@@ -154,6 +157,12 @@ int main(int argc, char** argv) {
              .comm = comm.get(),
              .device = &device,
              .one_rank_per_node = options.one_rank_per_node};
+  if (aborts) {
+    const Tensor t = Tensor::empty(device.stream, {1000}, DType::f32);
+    if (runtime.rank() == runtime.size() - 1) runtime.abort(ExitCode::numbers);
+    comm->all_reduce(t, ReduceOp::sum, device.stream)->wait(device.stream);
+    return 0;
+  }
   // One rank tells how it goes; the others only what fails.
   if (runtime.rank() != 0) {
     struct Quiet : testing::EmptyTestEventListener {
