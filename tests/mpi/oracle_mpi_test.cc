@@ -11,7 +11,8 @@ namespace {
 
 int run(MpiRuntime& mpi) {
   for (const std::string& name : golden::cases(mpi.size())) {
-    const std::string out = (std::filesystem::temp_directory_path() / ("trireme-mpi-" + std::to_string(::getppid()) + ".safetensors")).string();
+    const std::string file = "trireme-mpi-" + std::to_string(::getppid()) + ".safetensors";
+    const std::string out = (std::filesystem::temp_directory_path() / file).string();
     const golden::Run golden_run = golden::make_run(name, out, {"run.threads=1"});
     const int code = run_rank(golden_run.config, &mpi, [&](RankContext& rank) {
       EXPECT_EQ(rank.world_size(), mpi.size());
@@ -19,7 +20,8 @@ int run(MpiRuntime& mpi) {
       return 0;
     });
     EXPECT_EQ(code, 0);
-    if (mpi.rank() == 0) golden::expect_golden(name, out);
+    if (mpi.rank() != 0) continue;
+    golden::expect_golden(name, out);
     std::filesystem::remove(out);
   }
   return 0;
