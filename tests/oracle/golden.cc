@@ -120,4 +120,9 @@ void expect_golden(const std::string& name, const std::string& out) {
   EXPECT_EQ(ours.names(), expected.names()) << name;
 }
 
+double worst_error(const std::string& name, const std::string& out, const std::string& kind) {
+  const SafetensorsReader expected((root() / name / "expected.safetensors").string());
+  return compare(SafetensorsReader(out), expected, kind).error;
+}
+
 }  // namespace trireme::golden

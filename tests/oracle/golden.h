@@ -24,4 +24,7 @@ Run make_run(const std::string& name, const std::string& out, const std::vector<
 // by the measure of README.md, the same names. Failures are GoogleTest's.
 void expect_golden(const std::string& name, const std::string& out);
 
+// The largest error of the tensors whose name begins with `kind` ("grad.", "weight.", …), by the same measure.
+double worst_error(const std::string& name, const std::string& out, const std::string& kind);
+
 }  // namespace trireme::golden

@@ -38,9 +38,32 @@ TEST_P(OracleOnTwo, WithoutOverlap) { check(2, {"parallel.overlap_grad_reduce=fa
 class OracleOnFour : public OracleTest {};
 TEST_P(OracleOnFour, FourRanks) { check(4, {}); }
 
+// bf16: gradients of the first step. One rank must be near PyTorch's fp64, and ranks may add no more error than
+// bf16 itself has.
+class OracleBf16 : public OracleTest {
+ protected:
+  double gradient_error(int ranks) {
+    const std::string out =
+        (fs::path(testing::TempDir()) / ("bf16-" + GetParam() + "-" + std::to_string(::getpid()) + ".safetensors")).string();
+    golden::Run run = golden::make_run(GetParam(), out, {"run.threads=1", "precision.compute=bf16"});
+    run.options.steps = 1;
+    run_rank_contexts(run.config, ranks, [&](RankContext& rank) { probe(rank, run.config, run.options); });
+    const double error = golden::worst_error(GetParam(), out, "grad.");
+    fs::remove(out);
+    return error;
+  }
+};
+TEST_P(OracleBf16, GradientsOfOneAndTwoRanks) {
+  const double one = gradient_error(1);
+  EXPECT_GT(one, 1e-5) << "bf16 can't be this exact: it ran in fp32";
+  EXPECT_LT(one, 0.1);
+  EXPECT_LE(gradient_error(2), 2 * one + 1e-3);
+}
+
 const auto kCaseName = [](const auto& p) { return p.param; };
 INSTANTIATE_TEST_SUITE_P(Golden, Oracle, testing::ValuesIn(golden::cases(1)), kCaseName);
 INSTANTIATE_TEST_SUITE_P(Golden, OracleOnTwo, testing::ValuesIn(golden::cases(2)), kCaseName);
+INSTANTIATE_TEST_SUITE_P(Golden, OracleBf16, testing::ValuesIn(golden::cases(2)), kCaseName);
 INSTANTIATE_TEST_SUITE_P(Golden, OracleOnFour, testing::ValuesIn(golden::cases(4)), kCaseName);
 
 }  // namespace
