@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <ctime>
 
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/hugging_face.h"
@@ -169,6 +168,9 @@ void Trainer::run(const StopSignal& stop) {
   } catch (const Error& error) {
     reporter_->end(RunState::failed, finished_steps_, error.what(), static_cast<int>(error.code()));
     throw;
+  } catch (const std::exception& error) {
+    reporter_->end(RunState::failed, finished_steps_, error.what(), static_cast<int>(ExitCode::bug));
+    throw;
   }
 }
 
@@ -219,7 +221,7 @@ void Trainer::train(const StopSignal& stop) {
     finished_steps_ = step + 1;
     stopped = stop_agreed(stop) && !last;
     if (due(config_.checkpoint.every) || last || stopped) metrics.checkpoint_seconds = save(step + 1);
-    metrics.time = static_cast<double>(std::time(nullptr));
+    metrics.time = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
     reporter_->step(metrics);
   }
   if (stopped) {
