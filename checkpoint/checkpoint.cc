@@ -109,8 +109,8 @@ std::string save_checkpoint(Stream& stream, const std::string& run_dir, const Ch
     fs::remove_all(final_path, ignored);
     fs::rename(temporary, final_path, error);
     if (error) {
-      throw MachineError({.what = "cannot put the checkpoint in its place: " + error.message(),
-                          .where = final_path.string()});
+      throw MachineError(
+          {.what = "cannot put the checkpoint in its place: " + error.message(), .where = final_path.string()});
     }
     flush_directory(final_path.parent_path().string());
   } catch (...) {

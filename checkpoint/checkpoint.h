@@ -29,15 +29,15 @@ std::string save_checkpoint(Stream& stream, const std::string& run_dir, const Ch
 // Of a checkpoint directory.
 CheckpointState read_checkpoint_state(const std::string& path);
 
-// Weights, and optimizer states where the buckets have them, into `parameters`. Every file that is read is checked against
-// its hashes. Returns what read_checkpoint_state does.
+// Weights, and optimizer states where the buckets have them, into `parameters`. Every file that is read is checked
+// against its hashes. Returns what read_checkpoint_state does.
 CheckpointState load_checkpoint(Stream& stream, const std::string& path, const std::vector<ParameterRef>& parameters);
 
 // The newest directory below RUN_DIR/checkpoints with a valid manifest.
 std::optional<std::string> latest_checkpoint(const std::string& run_dir);
 
-// Deletes old checkpoints: the newest `keep_last` stay (0: all), and those whose step is a multiple of `keep_every` (0: none).
-// Also removes what an interrupted save left.
+// Deletes old checkpoints: the newest `keep_last` stay (0: all), and those whose step is a multiple of `keep_every`
+// (0: none). Also removes what an interrupted save left.
 void prune_checkpoints(const std::string& run_dir, int64_t keep_last, int64_t keep_every);
 
 // True when `path` is a checkpoint directory (it has a manifest).

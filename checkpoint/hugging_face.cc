@@ -10,7 +10,8 @@ namespace trireme {
 
 namespace {
 
-// The elements of one parameter inside its Hugging Face tensor: both walks call body(index in the parameter, index in the tensor).
+// The elements of one parameter inside its Hugging Face tensor: both walks call body(index in the parameter, index in
+// the tensor).
 template <class Body>
 void walk(const NameMapEntry& entry, const Shape& shape, Body&& body) {
   const int64_t out = shape[0];

@@ -1,4 +1,5 @@
-// Weights from and to Hugging Face's names and shapes, by the table that the model family hands down (parallel/name_map.h).
+// Weights from and to Hugging Face's names and shapes, by the table that the model family hands down
+// (parallel/name_map.h).
 #pragma once
 
 #include <functional>
@@ -12,8 +13,8 @@
 
 namespace trireme {
 
-// Fills `parameters` from the safetensors of a Hugging Face directory. DataError that names the tensor when one is missing,
-// has another shape, or is none of this model's.
+// Fills `parameters` from the safetensors of a Hugging Face directory. DataError that names the tensor when one is
+// missing, has another shape, or is none of this model's.
 void load_hugging_face(Stream& stream, const SafetensorsReader& reader, const NameMap& map,
                        const std::vector<ParameterRef>& parameters);
 

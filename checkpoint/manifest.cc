@@ -35,12 +35,9 @@ void write_manifest(const std::string& dir, const Manifest& manifest) {
   for (const ManifestFile& file : manifest.files) {
     files.push_back({{"name", file.name}, {"bytes", file.bytes}, {"chunks", file.chunk_hashes}});
   }
-  json root = {{"format", "trireme checkpoint"},
-               {"format_version", kManifestVersion},
-               {"step", manifest.step},
-               {"consumed_samples", manifest.consumed_samples},
-               {"config", manifest.config_yaml},
-               {"files", files}};
+  json root = {{"format", "trireme checkpoint"}, {"format_version", kManifestVersion},
+               {"step", manifest.step},          {"consumed_samples", manifest.consumed_samples},
+               {"config", manifest.config_yaml}, {"files", files}};
   const std::string body = root.dump();
   root["hash"] = hex_hash(body.data(), body.size());
   const std::string text = root.dump(1) + "\n";

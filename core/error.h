@@ -70,9 +70,9 @@ std::string nearest_word(std::string_view word, const std::vector<std::string>& 
 }  // namespace trireme
 
 // Asserts an invariant of ours, in every build. The optional second argument is a note for the message.
-#define TRIREME_CHECK(condition, ...)                                                      \
-  do {                                                                                     \
-    if (!(condition)) [[unlikely]] {                                                       \
+#define TRIREME_CHECK(condition, ...)                                                         \
+  do {                                                                                        \
+    if (!(condition)) [[unlikely]] {                                                          \
       ::trireme::fail_check(#condition, __FILE__, __LINE__, ::std::string_view{__VA_ARGS__}); \
-    }                                                                                      \
+    }                                                                                         \
   } while (false)

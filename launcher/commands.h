@@ -23,8 +23,8 @@ struct TrainArgs {
 int train_command(const TrainArgs& args);
 
 struct LaunchArgs {
-  std::optional<int> nproc;       // none: one per GPU, else 1; with hosts: all slots
-  std::string hosts;              // an Open MPI host file; empty: this machine
+  std::optional<int> nproc;  // none: one per GPU, else 1; with hosts: all slots
+  std::string hosts;         // an Open MPI host file; empty: this machine
   int max_restarts = 0;
   std::vector<std::string> command;  // of the program: train CONFIG …
 };

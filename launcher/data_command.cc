@@ -23,14 +23,13 @@ double seconds_now() {
 // [#####-----] 50% of 4.2 MiB, 31.0 MiB/s, 1.2M tokens
 std::string progress_bar(const TokenizeProgress& p, double seconds) {
   constexpr int kWidth = 30;
-  const double share = p.total_input_bytes > 0
-                           ? static_cast<double>(p.input_bytes) / static_cast<double>(p.total_input_bytes)
-                           : 1.0;
+  const double share =
+      p.total_input_bytes > 0 ? static_cast<double>(p.input_bytes) / static_cast<double>(p.total_input_bytes) : 1.0;
   const int filled = std::clamp(static_cast<int>(share * kWidth), 0, kWidth);
   const auto rate = static_cast<int64_t>(static_cast<double>(p.input_bytes) / std::max(seconds, 1e-6));
   return "[" + std::string(static_cast<size_t>(filled), '#') + std::string(static_cast<size_t>(kWidth - filled), '-') +
-         "] " + fixed(100 * share, 0) + "% of " + human_bytes(p.total_input_bytes) + ", " + human_bytes(rate) +
-         "/s, " + human_count(static_cast<double>(p.num_tokens)) + " tokens";
+         "] " + fixed(100 * share, 0) + "% of " + human_bytes(p.total_input_bytes) + ", " + human_bytes(rate) + "/s, " +
+         human_count(static_cast<double>(p.num_tokens)) + " tokens";
 }
 
 // The first `limit` bytes, control characters escaped, on one line.

@@ -97,10 +97,10 @@ void report_machine(Report& report) {
   report.line(Health::good, "compute",
               cpu.has_fast_bf16() ? "bf16 and fp32 (precision.compute: auto takes bf16)"
                                   : "fp32 (no bf16 hardware: precision.compute: auto takes fp32)");
-  report.line(Health::good, "cores", std::to_string(default_threads(1)) + " usable of " +
-                                         std::to_string(::sysconf(_SC_NPROCESSORS_ONLN)));
-  report.line(Health::good, "memory", human_bytes(meminfo_bytes("MemTotal")) + ", available " +
-                                          human_bytes(meminfo_bytes("MemAvailable")));
+  report.line(Health::good, "cores",
+              std::to_string(default_threads(1)) + " usable of " + std::to_string(::sysconf(_SC_NPROCESSORS_ONLN)));
+  report.line(Health::good, "memory",
+              human_bytes(meminfo_bytes("MemTotal")) + ", available " + human_bytes(meminfo_bytes("MemAvailable")));
   struct statvfs shm = {};
   if (::statvfs("/dev/shm", &shm) == 0) {
     const auto free_bytes = static_cast<int64_t>(shm.f_bavail) * static_cast<int64_t>(shm.f_frsize);
@@ -129,8 +129,8 @@ void report_processes(Report& report) {
 void report_libraries(Report& report) {
   report.heading("libraries");
   const dnnl_version_t* dnnl = dnnl_version();
-  report.line(Health::good, "oneDNN", std::to_string(dnnl->major) + "." + std::to_string(dnnl->minor) + "." +
-                                          std::to_string(dnnl->patch));
+  report.line(Health::good, "oneDNN",
+              std::to_string(dnnl->major) + "." + std::to_string(dnnl->minor) + "." + std::to_string(dnnl->patch));
   report.line(Health::good, "OpenBLAS", openblas_get_config());
 }
 

@@ -44,7 +44,8 @@ LoadedModel load_from_hugging_face(Stream& stream, const std::string& path) {
   loaded.model = std::make_unique<Transformer>(
       stream, config, Transformer::Options{.max_sequence = loaded.context, .with_optimizer_states = false});
   load_hugging_face(stream, SafetensorsReader(path), hugging_face_names(config), loaded.model->parameters());
-  const bool has_tokenizer = fs::exists(fs::path(path) / "tokenizer.model") || fs::exists(fs::path(path) / "tokenizer.json");
+  const bool has_tokenizer =
+      fs::exists(fs::path(path) / "tokenizer.model") || fs::exists(fs::path(path) / "tokenizer.json");
   if (!has_tokenizer && config.vocab_size != 256) {
     throw DataError({.what = "the directory has no tokenizer", .expected = "tokenizer.model", .where = path});
   }
@@ -90,9 +91,8 @@ int64_t sample_token(const float* logits, int64_t n, double temperature, int64_t
   std::iota(order.begin(), order.end(), int64_t{0});
   const int64_t keep = temperature == 0.0 ? 1 : top_k > 0 ? std::min(top_k, n) : n;
   // Ties go to the lower id, so that a draw does not depend on the library's sort.
-  std::partial_sort(order.begin(), order.begin() + keep, order.end(), [&](int64_t a, int64_t b) {
-    return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
-  });
+  std::partial_sort(order.begin(), order.begin() + keep, order.end(),
+                    [&](int64_t a, int64_t b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; });
   if (keep == 1) return order.front();
   std::vector<double> weight(static_cast<size_t>(keep));
   double total = 0;

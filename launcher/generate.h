@@ -12,7 +12,7 @@
 namespace trireme {
 
 struct GenerateOptions {
-  std::string path;    // a checkpoint, a run directory (its newest checkpoint) or a Hugging Face directory
+  std::string path;  // a checkpoint, a run directory (its newest checkpoint) or a Hugging Face directory
   std::string prompt;
   int64_t max_tokens = 200;
   double temperature = 1.0;  // 0: always the likeliest token
@@ -20,7 +20,8 @@ struct GenerateOptions {
   uint64_t seed = 1234;
 };
 
-// Calls `emit` with each piece of text as it comes, the prompt not included; broken-off characters at the end are kept back.
+// Calls `emit` with each piece of text as it comes, the prompt not included; broken-off characters at the end are
+// kept back.
 void generate(Stream& stream, const GenerateOptions& options, const std::function<void(const std::string&)>& emit);
 
 // The index that is drawn from logits [n] by temperature and top-k; `uniform` in [0, 1).

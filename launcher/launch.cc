@@ -140,8 +140,8 @@ int supervise(const std::vector<std::string>& command, int max_restarts, int sto
   bool stopping = false;
   for (int restart = 0;; ++restart) {
     const int code = watch(start(command, signals.former()), signals, stop_signal, stopping);
-    const bool repeats = code == 0 || code == static_cast<int>(ExitCode::config) ||
-                         code == static_cast<int>(ExitCode::data);
+    const bool repeats =
+        code == 0 || code == static_cast<int>(ExitCode::config) || code == static_cast<int>(ExitCode::data);
     if (repeats || stopping) return code;
     if (restart == max_restarts) {
       if (max_restarts > 0 || code > 128) say("the ranks ended with " + end_text(code));
@@ -154,8 +154,8 @@ int supervise(const std::vector<std::string>& command, int max_restarts, int sto
 
 int launch_command(const LaunchArgs& args) {
   if (args.command.empty() || args.command.front() == "launch") {
-    throw ConfigError({.what = "launch needs the command that its ranks run",
-                       .hint = "trireme launch --nproc 2 train CONFIG"});
+    throw ConfigError(
+        {.what = "launch needs the command that its ranks run", .hint = "trireme launch --nproc 2 train CONFIG"});
   }
   check_command_line(args.command);
   std::error_code ignored;

@@ -29,8 +29,8 @@ struct ProbeTokens {
   std::vector<int32_t> document_start;
 };
 
-std::vector<int32_t> read_ids(const SafetensorsReader& reader, const std::string& name, const std::vector<int64_t>& shape,
-                              int64_t low, int64_t high, bool allow_ignored) {
+std::vector<int32_t> read_ids(const SafetensorsReader& reader, const std::string& name,
+                              const std::vector<int64_t>& shape, int64_t low, int64_t high, bool allow_ignored) {
   const TensorSpec& spec = reader.spec(name);
   if (spec.shape != shape || spec.dtype != FileDType::i64) {
     throw DataError({.what = "tensor " + name + " of the tokens file has another shape or type",
@@ -81,7 +81,8 @@ ProbeTokens read_tokens(const std::string& path, const ModelConfig& model) {
     t.positions = read_ids(reader, "position_ids", shape, 0, t.sequence, false);
   } else {
     t.positions.resize(t.tokens.size());
-    for (size_t i = 0; i < t.positions.size(); ++i) t.positions[i] = static_cast<int32_t>(i % static_cast<size_t>(t.sequence));
+    for (size_t i = 0; i < t.positions.size(); ++i)
+      t.positions[i] = static_cast<int32_t>(i % static_cast<size_t>(t.sequence));
   }
   t.document_start.resize(t.tokens.size());
   for (size_t i = 0; i < t.tokens.size(); ++i) {

@@ -1,5 +1,5 @@
-// `trireme probe`: training steps on given tokens from given weights, and what came out of them, to compare with any other
-// framework. The formats of the two files are in the README of launcher/.
+// `trireme probe`: training steps on given tokens from given weights, and what came out of them, to compare with any
+// other framework. The formats of the two files are in the README of launcher/.
 #pragma once
 
 #include <string>

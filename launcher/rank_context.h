@@ -41,8 +41,9 @@ class RankContext {
   std::unique_ptr<Stream> stream_;
 };
 
-// Runs body(context) for this process: as a rank of MPI where mpirun or srun started it, else alone. When `body` throws, the
-// error is printed and, under MPI, all ranks are aborted with its code; the return value is the exit code.
+// Runs body(context) for this process: as a rank of MPI where mpirun or srun started it, else alone. When `body`
+// throws, the error is printed and, under MPI, all ranks are aborted with its code; the return value is the exit
+// code.
 int run_rank(const Config& config, MpiRuntime* mpi, const std::function<int(RankContext&)>& body);
 
 // The number of cores that this process may use, shared among `local_size` ranks; at least 1.

@@ -15,7 +15,7 @@ struct RankEnv {
   int world_size = 1;
   int local_rank = 0;  // among the tasks of this machine
   int local_size = 1;
-  bool pmix = false;   // a PMIx server, through which tasks find each other, is there
+  bool pmix = false;  // a PMIx server, through which tasks find each other, is there
 
   // Whether to connect through MPI; otherwise this process runs alone, without it.
   bool under_mpi() const { return starter == Starter::mpirun || pmix; }

@@ -12,8 +12,8 @@ namespace trireme {
 
 namespace {
 
-// What the blocks keep of one microbatch, by what TransformerBlock stashes under each recomputation mode; the largest temporary
-// is the loss head's logits.
+// What the blocks keep of one microbatch, by what TransformerBlock stashes under each recomputation mode; the largest
+// temporary is the loss head's logits.
 int64_t estimate_activations(const Config& config, DType compute) {
   const ModelConfig& m = config.model;
   const int64_t tokens = config.batch.micro * config.data.sequence_length;
@@ -60,7 +60,8 @@ RunPlan make_run_plan(const Config& config, const Mesh& mesh, DType compute, int
 std::string RunPlan::str() const {
   const int64_t total = parameter_bytes + gradient_bytes + optimizer_bytes + activation_bytes;
   char epochs[32];
-  std::snprintf(epochs, sizeof epochs, "%.2f", static_cast<double>(total_tokens) / static_cast<double>(std::max<int64_t>(1, train_tokens)));
+  std::snprintf(epochs, sizeof epochs, "%.2f",
+                static_cast<double>(total_tokens) / static_cast<double>(std::max<int64_t>(1, train_tokens)));
   std::string out;
   const auto row = [&](const char* name, const std::string& value) {
     char line[40];
@@ -71,9 +72,11 @@ std::string RunPlan::str() const {
   row("parameters", human_count(static_cast<double>(num_parameters)));
   row("layout", layout);
   row("device", device + ", " + dtype_name(compute) + " compute");
-  row("batch", human_count(static_cast<double>(tokens_per_step)) + " tokens per step, " + std::to_string(num_microbatches) +
-                   (num_microbatches == 1 ? " microbatch" : " microbatches") + " per data rank");
-  row("tokens", human_count(static_cast<double>(total_tokens)) + " in the run, " + epochs + " epochs of " + human_count(static_cast<double>(train_tokens)));
+  row("batch", human_count(static_cast<double>(tokens_per_step)) + " tokens per step, " +
+                   std::to_string(num_microbatches) + (num_microbatches == 1 ? " microbatch" : " microbatches") +
+                   " per data rank");
+  row("tokens", human_count(static_cast<double>(total_tokens)) + " in the run, " + epochs + " epochs of " +
+                    human_count(static_cast<double>(train_tokens)));
   row("memory", human_bytes(total) + " per rank: parameters " + human_bytes(parameter_bytes) + ", gradients " +
                     human_bytes(gradient_bytes) + ", optimizer " + human_bytes(optimizer_bytes) + ", activations ~" +
                     human_bytes(activation_bytes));

@@ -1,5 +1,5 @@
-// The resolved plan of a run: everything that follows from the configuration, the number of ranks and the data, known before
-// the first allocation. `train` prints it, `--dry-run` stops after it.
+// The resolved plan of a run: everything that follows from the configuration, the number of ranks and the data, known
+// before the first allocation. `train` prints it, `--dry-run` stops after it.
 #pragma once
 
 #include <cstdint>
@@ -12,16 +12,16 @@
 namespace trireme {
 
 struct RunPlan {
-  std::string model;       // "llama, 4 layers, hidden 192, …"
-  std::string layout;      // of the mesh
-  std::string device;      // "cpu (avx2 …), 2 threads per rank"
+  std::string model;   // "llama, 4 layers, hidden 192, …"
+  std::string layout;  // of the mesh
+  std::string device;  // "cpu (avx2 …), 2 threads per rank"
   DType compute = DType::f32;
   int64_t num_parameters = 0;
   int64_t num_microbatches = 0;  // of each data rank at the full batch
   int64_t tokens_per_step = 0;
-  int64_t total_tokens = 0;      // of the run, ramp-up not considered
-  int64_t train_tokens = 0;      // of the data set
-  double flops_per_token = 0;    // models/transformer.h, model_flops_per_token
+  int64_t total_tokens = 0;    // of the run, ramp-up not considered
+  int64_t train_tokens = 0;    // of the data set
+  double flops_per_token = 0;  // models/transformer.h, model_flops_per_token
   // Bytes per rank.
   int64_t parameter_bytes = 0;
   int64_t gradient_bytes = 0;

@@ -60,8 +60,7 @@ void RunReporter::step(const StepMetrics& metrics) {
 void RunReporter::end(RunState state, int64_t step, const std::string& reason, int exit_code) {
   if (!files_) return;
   files_->progress.end();
-  directory_.write_status(
-      {.state = state, .step = step, .reason = reason, .exit_code = exit_code, .layout = layout_});
+  directory_.write_status({.state = state, .step = step, .reason = reason, .exit_code = exit_code, .layout = layout_});
 }
 
 }  // namespace trireme

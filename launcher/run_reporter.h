@@ -1,5 +1,5 @@
-// What a run leaves to read: metrics.jsonl, TensorBoard events, status.json, and the progress line on the screen. Only the
-// main rank writes; on the others every call does nothing.
+// What a run leaves to read: metrics.jsonl, TensorBoard events, status.json, and the progress line on the screen.
+// Only the main rank writes; on the others every call does nothing.
 #pragma once
 
 #include <cstdint>
@@ -18,8 +18,8 @@ namespace trireme {
 
 class RunReporter {
  public:
-  // Prepares the run directory (rank 0 makes it, all meet, every rank opens log.txt). Collective over the world. MachineError where it
-  // can't be written.
+  // Prepares the run directory (rank 0 makes it, all meet, every rank opens log.txt). Collective over the world.
+  // MachineError where it can't be written.
   RunReporter(RankContext& rank, const Config& config, Console& console, Logger& logger);
   ~RunReporter();
 

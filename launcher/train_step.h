@@ -25,16 +25,17 @@ struct HostMicrobatch {
 };
 
 struct StepNumbers {
-  double loss = 0;             // mean over the valid tokens of the global batch
-  double grad_norm = 0;        // before clipping
-  bool non_finite = false;     // loss or norm was NaN or Inf in this step or an earlier one; nothing was updated
-  int64_t valid_tokens = 0;    // of the global batch
+  double loss = 0;                  // mean over the valid tokens of the global batch
+  double grad_norm = 0;             // before clipping
+  bool non_finite = false;          // loss or norm was NaN or Inf in this step or an earlier one; nothing was updated
+  int64_t valid_tokens = 0;         // of the global batch
   double exposed_comm_seconds = 0;  // the step was blocked by communication
 };
 
 class TrainStep {
  public:
-  // `data` is the communicator over the data ranks. All references outlive the object. Optimizer states are needed in `model`.
+  // `data` is the communicator over the data ranks. All references outlive the object. Optimizer states are needed in
+  // `model`.
   TrainStep(Stream& stream, Communicator& data, Transformer& model, const Config& config);
 
   // Forward and backward of all microbatches, gradient reduction; weights stay. Collective over the data ranks.

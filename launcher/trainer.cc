@@ -155,10 +155,11 @@ bool Trainer::stop_agreed(const StopSignal& stop) {
 
 void Trainer::fail_not_finite(const std::vector<HostMicrobatch>& microbatches, int64_t step) {
   const std::string first = first_not_finite(rank_.stream(), *model_, microbatches);
-  throw NumbersError({.what = "the loss or the gradient norm is not finite in step " + std::to_string(step),
-                      .found = first.empty() ? "" : "the first NaN or Inf in " + first,
-                      .where = "rank " + std::to_string(rank_.rank()),
-                      .hint = "a lower optimizer.lr, a longer warm-up or precision.compute: fp32; nothing of this step was saved"});
+  throw NumbersError(
+      {.what = "the loss or the gradient norm is not finite in step " + std::to_string(step),
+       .found = first.empty() ? "" : "the first NaN or Inf in " + first,
+       .where = "rank " + std::to_string(rank_.rank()),
+       .hint = "a lower optimizer.lr, a longer warm-up or precision.compute: fp32; nothing of this step was saved"});
 }
 
 void Trainer::run(const StopSignal& stop) {

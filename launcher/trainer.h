@@ -22,8 +22,9 @@ class Trainer {
 
   const RunPlan& plan() const { return plan_; }
 
-  // From the newest checkpoint (or the beginning) to run.steps, or until a stop signal. Collective over the world. NumbersError
-  // on a loss or norm that isn't finite; nothing is saved then. Whatever is thrown stands in status.json.
+  // From the newest checkpoint (or the beginning) to run.steps, or until a stop signal. Collective over the world.
+  // NumbersError on a loss or norm that isn't finite; nothing is saved then. Whatever is thrown stands in
+  // status.json.
   void run(const StopSignal& stop);
 
  private:

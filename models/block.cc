@@ -13,27 +13,27 @@ namespace {
 
 // What a block keeps for backward. N tokens; the widths stand behind.
 enum Slot : int {
-  kInput,           // x [N, C]
-  kMean1,           // statistics of norm1 [N]; means only with layer norm
+  kInput,  // x [N, C]
+  kMean1,  // statistics of norm1 [N]; means only with layer norm
   kRstd1,
-  kNormed1,         // [N, C], recomputable
-  kRawQkv,          // W_qkv's output before qk_norm, Qwen3 only
-  kQkNormRstd,      // [N, H + KV], Qwen3 only
-  kQkv,             // what attention reads [N, (H + 2·KV)·D]; recomputable with qk_norm
-  kAttention,       // [N, H·D]
-  kLse,             // [B, H, T]
-  kHidden,          // h [N, C]
+  kNormed1,     // [N, C], recomputable
+  kRawQkv,      // W_qkv's output before qk_norm, Qwen3 only
+  kQkNormRstd,  // [N, H + KV], Qwen3 only
+  kQkv,         // what attention reads [N, (H + 2·KV)·D]; recomputable with qk_norm
+  kAttention,   // [N, H·D]
+  kLse,         // [B, H, T]
+  kHidden,      // h [N, C]
   kMean2,
   kRstd2,
-  kNormed2,         // [N, C], recomputable
-  kUp,              // [N, 2F] or [N, F]
-  kActivated,       // [N, F], recomputable
+  kNormed2,    // [N, C], recomputable
+  kUp,         // [N, 2F] or [N, F]
+  kActivated,  // [N, F], recomputable
   // Between the two halves of backward:
-  kGradOutput,      // dy
+  kGradOutput,  // dy
   kGradUp,
-  kGradHidden,      // gradient of h
+  kGradHidden,  // gradient of h
   kGradQkv,
-  kGradNorm1,       // weight gradients that backward_input made
+  kGradNorm1,  // weight gradients that backward_input made
   kGradNorm2,
   kGradQNorm,
   kGradKNorm,
@@ -107,7 +107,8 @@ ops::AttentionShape TransformerBlock::attention_shape(const Microbatch& microbat
 }
 
 // Norm (Qwen3) and rotation of the query and key heads. `qkv` is changed in place unless it is kept raw.
-Tensor TransformerBlock::queries_and_keys(Stream& stream, const Microbatch& microbatch, Tensor qkv, Stash& stash) const {
+Tensor TransformerBlock::queries_and_keys(Stream& stream, const Microbatch& microbatch, Tensor qkv,
+                                          Stash& stash) const {
   if (config_.qk_norm) {
     Tensor normed = Tensor::empty(stream, qkv.shape(), qkv.dtype());
     Tensor rstd = Tensor::empty(stream, {qkv.dim(0), config_.num_heads + config_.num_kv_heads}, DType::f32);

@@ -3,8 +3,8 @@
 //   h = x + W_o · attention(rotary(qk_norm(W_qkv · norm1(x))))
 //   y = h + W_down · act(W_up · norm2(h))
 //
-// Llama: RMS norm, rotary, grouped-query heads, SwiGLU. Qwen2.5: + biases of q, k, v. Qwen3: + norm of each query and key head.
-// GPT-2: layer norm, biases everywhere, learned positions (in the embedding), GELU.
+// Llama: RMS norm, rotary, grouped-query heads, SwiGLU. Qwen2.5: + biases of q, k, v. Qwen3: + norm of each query and
+// key head. GPT-2: layer norm, biases everywhere, learned positions (in the embedding), GELU.
 #pragma once
 
 #include <string>
@@ -40,9 +40,9 @@ class TransformerBlock final : public Unit {
   std::string name_;
   Tensor rotary_table_;
   NormLayer norm1_;
-  LinearLayer qkv_;     // [(H + 2·KV)·D, C]
-  Weight q_norm_;       // [D], Qwen3
-  Weight k_norm_;       // [D], Qwen3
+  LinearLayer qkv_;            // [(H + 2·KV)·D, C]
+  Weight q_norm_;              // [D], Qwen3
+  Weight k_norm_;              // [D], Qwen3
   LinearLayer attention_out_;  // [C, H·D]
   NormLayer norm2_;
   LinearLayer up_;    // [2F, C]: gate, up; GPT-2: [F, C]

@@ -36,8 +36,10 @@ struct NormLayer {
   Tensor forward(Stream& stream, const Tensor& x, ops::NormStats& stats) const;
   // In place a += b, then y = norm(a).
   Tensor add_forward(Stream& stream, Tensor& a, const Tensor& b, ops::NormStats& stats) const;
-  // dx += gradient through the norm. Returns [2, C] f32 (or [1, C]): the gradients of weight and bias, for `backward_weight`.
-  Tensor backward_input(Stream& stream, const Tensor& dy, const Tensor& x, const ops::NormStats& stats, Tensor& dx) const;
+  // dx += gradient through the norm. Returns [2, C] f32 (or [1, C]): the gradients of weight and bias, for
+  // `backward_weight`.
+  Tensor backward_input(Stream& stream, const Tensor& dy, const Tensor& x, const ops::NormStats& stats,
+                        Tensor& dx) const;
   void backward_weight(Stream& stream, const Tensor& gradients);
 };
 

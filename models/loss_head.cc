@@ -48,12 +48,12 @@ Tensor LossHead::forward(Stream& stream, const Microbatch& microbatch, const Ten
     ops::linear_forward(stream, x_chunk, table_->value, {}, logits);
     Tensor dlogits;
     if (gradients) {
-      dlogits = x.dtype() == DType::f32
-                    ? logits
-                    : Tensor::empty(stream, logits.shape(), x.dtype(), MemoryTag::workspace);
+      dlogits =
+          x.dtype() == DType::f32 ? logits : Tensor::empty(stream, logits.shape(), x.dtype(), MemoryTag::workspace);
     }
     Tensor chunk_losses = losses.slice(begin, end);
-    ops::cross_entropy(stream, logits, microbatch.labels.slice(begin, end), microbatch.grad_scale, chunk_losses, dlogits);
+    ops::cross_entropy(stream, logits, microbatch.labels.slice(begin, end), microbatch.grad_scale, chunk_losses,
+                       dlogits);
     if (!gradients) continue;
     Tensor no_bias;
     ops::linear_backward_weight(stream, dlogits, x_chunk, table_->gradient, no_bias, table_->accumulate_gradient());

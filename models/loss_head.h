@@ -1,8 +1,8 @@
 // The last unit: final norm, projection to the vocabulary, cross-entropy.
 //
-// The one exception to the two halves of backward: `forward` computes the loss, the gradient of its input and the gradients of
-// its weights chunk of tokens by chunk, so that the logits of a microbatch never exist as a whole; `backward_input`
-// returns what was stashed; `backward_weight` is empty. In evaluation the gradients are skipped.
+// The one exception to the two halves of backward: `forward` computes the loss, the gradient of its input and the
+// gradients of its weights chunk of tokens by chunk, so that the logits of a microbatch never exist as a whole;
+// `backward_input` returns what was stashed; `backward_weight` is empty. In evaluation the gradients are skipped.
 #pragma once
 
 #include "models/layers.h"

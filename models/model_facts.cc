@@ -22,12 +22,9 @@ class NameMapBuilder {
 
   void same(const std::string& name, Shape shape) { map_.entries.push_back({name, prefixed(name), shape, false, 0}); }
   // A linear layer's weight, and its bias where it has one; GPT-2 stores the weight transposed.
-  void linear(const std::string& name, int64_t out, int64_t in, bool bias) {
-    part(name, name, in, 0, out, bias);
-  }
+  void linear(const std::string& name, int64_t out, int64_t in, bool bias) { part(name, name, in, 0, out, bias); }
   // `name` starts at row `begin` of the `total` output rows of `hf`.
-  void part(const std::string& name, const std::string& hf, int64_t in, int64_t begin, int64_t total,
-            bool bias) {
+  void part(const std::string& name, const std::string& hf, int64_t in, int64_t begin, int64_t total, bool bias) {
     const Shape shape = gpt2_ ? Shape{in, total} : Shape{total, in};
     map_.entries.push_back({name + ".weight", prefixed(hf) + ".weight", shape, gpt2_, begin});
     if (bias) map_.entries.push_back({name + ".bias", prefixed(hf) + ".bias", {total}, false, begin});
@@ -65,8 +62,7 @@ int64_t count_parameters(const ModelConfig& c) {
 }
 
 double model_flops_per_token(const ModelConfig& c, int64_t sequence) {
-  const double matrices =
-      static_cast<double>(c.num_layers * block_matrix_elements(c) + c.vocab_size * c.hidden_size);
+  const double matrices = static_cast<double>(c.num_layers * block_matrix_elements(c) + c.vocab_size * c.hidden_size);
   const double attention = static_cast<double>(c.num_layers * c.num_heads * c.head_dim * sequence);
   return 6.0 * (matrices + attention);
 }

@@ -10,8 +10,7 @@ namespace trireme {
 Transformer::Transformer(Stream& stream, const ModelConfig& config, const Options& options) : config_(config) {
   const ModelFamily family = config.family;
   const double std = config.initializer_range;
-  embedding_ =
-      Weight(make_embedding(ParameterNames::embedding(family), config.vocab_size, config.hidden_size, std));
+  embedding_ = Weight(make_embedding(ParameterNames::embedding(family), config.vocab_size, config.hidden_size, std));
   const bool learned_positions = config.rope.type == RopeType::none;
   if (learned_positions) {
     positions_ =

@@ -54,9 +54,9 @@ NameMap hugging_face_names(const ModelConfig& config);
 // Number of parameters without building the model.
 int64_t count_parameters(const ModelConfig& config);
 
-// Model FLOPs of training on one token at sequence length T, forward and backward: 6 for each element of a matrix that the
-// token meets (the head's among them, the embedding's look-up not) plus attention, causal and so counted half:
-// 6·L·H·D·T. Recomputation is not counted. (Chowdhery et al. 2022, appendix B, halved for causality)
+// Model FLOPs of training on one token at sequence length T, forward and backward: 6 for each element of a matrix
+// that the token meets (the head's among them, the embedding's look-up not) plus attention, causal and so counted
+// half: 6·L·H·D·T. Recomputation is not counted. (Chowdhery et al. 2022, appendix B, halved for causality)
 double model_flops_per_token(const ModelConfig& config, int64_t sequence);
 
 }  // namespace trireme

@@ -104,10 +104,10 @@ Tensor Bucket::view_of(const Tensor& flat, const Parameter& parameter) const {
 
 void Bucket::read(Stream& stream, const Parameter& parameter, Buffer kind, float* host) const {
   const bool has_master = master_.defined();
-  const Tensor& flat = kind == Buffer::master          ? (has_master ? master_ : value_)
-                       : kind == Buffer::gradient      ? gradient_
+  const Tensor& flat = kind == Buffer::master         ? (has_master ? master_ : value_)
+                       : kind == Buffer::gradient     ? gradient_
                        : kind == Buffer::first_moment ? m_
-                                                       : v_;
+                                                      : v_;
   Tensor view = view_of(flat, parameter);
   if (view.dtype() == DType::bf16) {
     Tensor wide = Tensor::empty(stream, view.shape(), DType::f32, MemoryTag::workspace);

@@ -1,8 +1,9 @@
 // A bucket: the flat memory of the weights of one unit. Values, gradients, fp32 master weights and Adam's moments
 // are one tensor each, in the same order, so that a collective or an optimizer pass is one call over the whole.
 //
-// Each weight begins at a multiple of 64 elements; the gaps and the padded end stay zero in every buffer. The length divides
-// by the data degree. With fp32 compute, `value` and `master` are the same memory. (Rajbhandari et al. 2020, "ZeRO")
+// Each weight begins at a multiple of 64 elements; the gaps and the padded end stay zero in every buffer. The length
+// divides by the data degree. With fp32 compute, `value` and `master` are the same memory. (Rajbhandari et al. 2020,
+// "ZeRO")
 #pragma once
 
 #include <string>
@@ -22,8 +23,8 @@ struct BucketSegment {
 class Bucket {
  public:
   struct Options {
-    DType compute = DType::f32;       // of `value`
-    int64_t divisor = 1;              // the length is a multiple of it
+    DType compute = DType::f32;         // of `value`
+    int64_t divisor = 1;                // the length is a multiple of it
     bool with_optimizer_states = true;  // m and v, and a master copy where compute is bf16
   };
 

@@ -11,9 +11,7 @@ namespace {
 constexpr std::array<Axis, 5> kDense{Axis::tensor, Axis::context, Axis::data_shard, Axis::data_replica, Axis::pipeline};
 constexpr std::array<Axis, 4> kExpert{Axis::expert_tensor, Axis::expert, Axis::expert_data, Axis::pipeline};
 
-bool is_expert(Axis axis) {
-  return axis == Axis::expert || axis == Axis::expert_data || axis == Axis::expert_tensor;
-}
+bool is_expert(Axis axis) { return axis == Axis::expert || axis == Axis::expert_data || axis == Axis::expert_tensor; }
 
 }  // namespace
 

@@ -2,7 +2,8 @@
 //
 // Dense layers see tensor (fastest), context, data_shard, data_replica, pipeline. Expert layers fold the same ranks of
 // one pipeline stage into expert_tensor (fastest), expert, expert_data. The data degree is data_shard × data_replica.
-// "Axis" is of the mesh, "dim" of a tensor. Every call is O(degree of what is asked), so a mesh of a million ranks is cheap.
+// "Axis" is of the mesh, "dim" of a tensor. Every call is O(degree of what is asked), so a mesh of a million ranks is
+// cheap.
 #pragma once
 
 #include <cstdint>
@@ -64,7 +65,8 @@ class Mesh {
   int64_t degree(Axis axis) const;
   int64_t coordinate(Axis axis) const;
 
-  // World ranks that share every coordinate of this rank except those of `axes`, fastest axis first; contains this rank.
+  // World ranks that share every coordinate of this rank except those of `axes`, fastest axis first; contains this
+  // rank.
   // REQUIRES: `axes` has no dense and expert axes together (pipeline goes with both).
   std::vector<int64_t> group(AxisSet axes) const;
   int64_t group_size(AxisSet axes) const;

@@ -1,5 +1,5 @@
-// How the parameters of a model stand in a Hugging Face checkpoint: a plain table that `models` hand down to whoever reads
-// or writes such files.
+// How the parameters of a model stand in a Hugging Face checkpoint: a plain table that `models` hand down to whoever
+// reads or writes such files.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@ namespace trireme {
 
 // One parameter of ours is the rows [out_begin, out_begin + its dim 0) along the output dim of a Hugging Face tensor.
 struct NameMapEntry {
-  std::string parameter;    // our name
+  std::string parameter;  // our name
   std::string hf_name;
   Shape hf_shape;           // as stored
   bool transposed = false;  // stored [in, out]

@@ -1,8 +1,8 @@
 // Parameters and the weights they form.
 //
-// A `Parameter` is one unfused logical tensor, [out, in] where it is a matrix: what initial values, weight decay, norms and
-// checkpoints speak of. A `Weight` is the operand of an op: one parameter, or several that lie one after another, such as
-// q, k and v as one matrix [(H + 2·KV)·D, C]. Memory belongs to the `Bucket` that a weight lies in.
+// A `Parameter` is one unfused logical tensor, [out, in] where it is a matrix: what initial values, weight decay,
+// norms and checkpoints speak of. A `Weight` is the operand of an op: one parameter, or several that lie one after
+// another, such as q, k and v as one matrix [(H + 2·KV)·D, C]. Memory belongs to the `Bucket` that a weight lies in.
 #pragma once
 
 #include <set>

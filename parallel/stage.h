@@ -28,8 +28,8 @@ class StageRunner {
   // when the last unit is the loss head. Without gradients in the microbatch nothing is stashed.
   Tensor forward(Stream& stream, const Microbatch& microbatch, const Tensor& x, StageStash& stash) const;
 
-  // dy: gradient of the stage's output, undefined on the last stage. Returns the gradient of its input. `unit_finished(i)`
-  // is called after the backward_weight of unit i.
+  // dy: gradient of the stage's output, undefined on the last stage. Returns the gradient of its input.
+  // `unit_finished(i)` is called after the backward_weight of unit i.
   Tensor backward(Stream& stream, const Microbatch& microbatch, const Tensor& dy, StageStash& stash,
                   const std::function<void(size_t)>& unit_finished) const;
 

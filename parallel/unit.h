@@ -1,7 +1,8 @@
 // A unit: a layer or a group of them that is gathered, run and freed together; what the stage runner loops over.
 //
-// Backward is explicit and comes in two halves: `backward_input` must run in the reverse order of units, `backward_weight`
-// may run any time after it, in microbatch order. Between them the stash carries what the second half needs.
+// Backward is explicit and comes in two halves: `backward_input` must run in the reverse order of units,
+// `backward_weight` may run any time after it, in microbatch order. Between them the stash carries what the second
+// half needs.
 #pragma once
 
 #include <string>

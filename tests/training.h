@@ -20,7 +20,8 @@
 
 namespace trireme::testing {
 
-// Writes PREFIX.bin and .idx: `num_tokens` tokens below 61 in documents of about 50, with patterns that a model can learn.
+// Writes PREFIX.bin and .idx: `num_tokens` tokens below 61 in documents of about 50, with patterns that a model can
+// learn.
 inline void write_corpus(const std::string& prefix, int64_t num_tokens) {
   MegatronWriter writer(prefix, TokenDType::u16);
   const uint64_t key = random_key(3, "corpus");
@@ -47,7 +48,9 @@ inline std::string tiny_yaml(const TempDir& dir, int64_t steps) {
          ", threads: 1}\n"
          "model: {model_type: llama, hidden_size: 24, num_hidden_layers: 2, num_attention_heads: 3, "
          "num_key_value_heads: 1, intermediate_size: 40, vocab_size: 67, max_position_embeddings: 32}\n"
-         "data: {train: [{path: \"" + (dir / "corpus") + "\"}], sequence_length: 19, valid_fraction: 0.1}\n"
+         "data: {train: [{path: \"" +
+         (dir / "corpus") +
+         "\"}], sequence_length: 19, valid_fraction: 0.1}\n"
          "batch: {global: 8, micro: 2}\n"
          "optimizer: {lr: 3.0e-3, schedule: {type: cosine, warmup_steps: 2, decay_steps: 50}}\n"
          "precision: {compute: fp32}\n"

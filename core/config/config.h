@@ -60,10 +60,8 @@ inline Names names_of(MoeDispatch) { return {"alltoall"}; }
 inline Names names_of(RecomputeMode) { return {"none", "selective", "full"}; }
 
 template <class E>
-  requires requires(E value) { names_of(value); }
-std::string to_string(E value) {
-  return std::string(names_of(value).at(static_cast<size_t>(value)));
-}
+requires requires(E value) { names_of(value); }
+std::string to_string(E value) { return std::string(names_of(value).at(static_cast<size_t>(value))); }
 
 // ---- The sections ----
 
@@ -83,7 +81,7 @@ struct RunConfig {
 
 // Rotary position embedding. Angles of pair i: position · theta^(-2i/head_dim), then scaled by `type`.
 struct RopeConfig {
-  RopeType type = RopeType::standard;               // none: positions are learned (GPT-2)
+  RopeType type = RopeType::standard;  // none: positions are learned (GPT-2)
   double theta = 10000.0;
   double factor = 1.0;                              // linear, llama3: how much longer the context becomes
   double low_freq_factor = 1.0;                     // llama3
@@ -96,14 +94,14 @@ struct RopeConfig {
 // The resolved model: what Hugging Face's config.json says, with the family's defaults filled in.
 struct ModelConfig {
   ModelFamily family = ModelFamily::llama;
-  int64_t hidden_size = 0;          // C
+  int64_t hidden_size = 0;  // C
   int64_t num_layers = 0;
-  int64_t num_heads = 0;            // H
-  int64_t num_kv_heads = 0;         // divides num_heads
-  int64_t head_dim = 0;             // D; hidden_size / num_heads where the file doesn't say
-  int64_t ffn_size = 0;             // F
-  int64_t vocab_size = 0;           // V, unpadded
-  int64_t max_positions = 0;        // tokens; the size of GPT-2's learned position table
+  int64_t num_heads = 0;      // H
+  int64_t num_kv_heads = 0;   // divides num_heads
+  int64_t head_dim = 0;       // D; hidden_size / num_heads where the file doesn't say
+  int64_t ffn_size = 0;       // F
+  int64_t vocab_size = 0;     // V, unpadded
+  int64_t max_positions = 0;  // tokens; the size of GPT-2's learned position table
   NormKind norm = NormKind::rms;
   double norm_eps = 1e-6;
   Activation activation = Activation::swiglu;
@@ -163,7 +161,7 @@ struct LrScheduleConfig {
 
 struct OptimizerConfig {
   OptimizerType type = OptimizerType::adamw;
-  double lr = 3.0e-4;           // the peak
+  double lr = 3.0e-4;  // the peak
   std::array<double, 2> betas = {0.9, 0.95};
   double eps = 1.0e-8;
   double weight_decay = 0.1;    // on parameters of two and more dims
@@ -186,18 +184,18 @@ inline constexpr int64_t kZeroGroupAll = 0;    // zero_group: all
 inline constexpr int64_t kZeroGroupNode = -1;  // zero_group: node
 
 struct ParallelConfig {
-  std::optional<int64_t> data = {};                 // degree; nullopt: the ranks that the others leave
+  std::optional<int64_t> data = {};  // degree; nullopt: the ranks that the others leave
   int64_t tensor = 1;
-  bool sequence = false;                            // sequence parallelism on the tensor axis
+  bool sequence = false;  // sequence parallelism on the tensor axis
   int64_t context = 1;
   int64_t pipeline = 1;
-  int64_t virtual_stages = 1;                       // model chunks per pipeline rank
+  int64_t virtual_stages = 1;  // model chunks per pipeline rank
   PipelineSchedule schedule = PipelineSchedule::one_f_one_b;
   std::optional<std::vector<int64_t>> stages = {};  // layers of each stage; nullopt: balanced
   int64_t expert = 1;
   int64_t expert_tensor = 1;
-  int64_t zero = 0;                                 // 0-3; becomes 1 when the sharded optimizer is built
-  int64_t zero_group = kZeroGroupAll;               // ranks that share shards: kZeroGroupAll, kZeroGroupNode or a count
+  int64_t zero = 0;                    // 0-3; becomes 1 when the sharded optimizer is built
+  int64_t zero_group = kZeroGroupAll;  // ranks that share shards: kZeroGroupAll, kZeroGroupNode or a count
   KeepGathered keep_gathered = KeepGathered::automatic;
   CommBackend backend = CommBackend::automatic;
   bool overlap_grad_reduce = true;
@@ -240,8 +238,8 @@ struct CheckpointConfig {
 };
 
 struct ProfileConfig {
-  std::optional<int64_t> start = {};      // first step that is traced; nullopt: none
-  std::optional<int64_t> end = {};        // last step that is traced; nullopt: `start`
+  std::optional<int64_t> start = {};  // first step that is traced; nullopt: none
+  std::optional<int64_t> end = {};    // last step that is traced; nullopt: `start`
   std::vector<int64_t> ranks = {0};
   std::optional<std::string> trace = {};  // file; nullopt: below run.dir/traces
 

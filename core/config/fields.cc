@@ -36,8 +36,12 @@ static void describe(FieldVisitor& v, RunConfig& c) {
   v.field({.name = "steps", .doc = "optimizer steps of the whole run", .min = 1, .required = true}, &c.steps);
   v.field({.name = "seed", .doc = "of initial values and sample order", .min = 0}, &c.seed);
   v.field({.name = "device", .doc = "auto: a GPU where there is one, else the CPU"}, EnumRef(c.device));
-  v.field({.name = "threads", .doc = "host threads of each rank; auto: its share of the cores", .min = 1, .max = 4096,
-           .none = "auto"}, &c.threads);
+  v.field({.name = "threads",
+           .doc = "host threads of each rank; auto: its share of the cores",
+           .min = 1,
+           .max = 4096,
+           .none = "auto"},
+          &c.threads);
   v.field({.name = "deterministic", .doc = "the same layout gives the same bits"}, &c.deterministic);
   v.field({.name = "log_every", .doc = "steps between rows of metrics.jsonl; 0: never", .min = 0}, &c.log_every);
   v.field({.name = "eval_every", .doc = "steps between evaluations; 0: never", .min = 0}, &c.eval_every);
@@ -45,17 +49,20 @@ static void describe(FieldVisitor& v, RunConfig& c) {
 }
 
 static void describe(FieldVisitor& v, DataSource& c) {
-  v.field({.name = "path", .doc = "Megatron prefix (PATH.bin, PATH.idx), llm.c .bin or datatrove .ds",
-           .required = true}, &c.path);
-  v.field({.name = "weight", .doc = "share in the blend, relative to the sum", .min = 0, .above_min = true},
-          &c.weight);
+  v.field(
+      {.name = "path", .doc = "Megatron prefix (PATH.bin, PATH.idx), llm.c .bin or datatrove .ds", .required = true},
+      &c.path);
+  v.field({.name = "weight", .doc = "share in the blend, relative to the sum", .min = 0, .above_min = true}, &c.weight);
 }
 
 static void describe(FieldVisitor& v, DataConfig& c) {
   v.section({.name = "train", .doc = "what is trained on", .required = true}, list_of(c.train));
   v.section({.name = "valid", .doc = "validation sources of their own, instead of valid_fraction"}, list_of(c.valid));
-  v.field({.name = "valid_fraction", .doc = "of the documents, the last ones, held back for validation; 0: none",
-           .min = 0, .max = 0.99}, &c.valid_fraction);
+  v.field({.name = "valid_fraction",
+           .doc = "of the documents, the last ones, held back for validation; 0: none",
+           .min = 0,
+           .max = 0.99},
+          &c.valid_fraction);
   v.field({.name = "tokenizer", .doc = "bytes, a SentencePiece .model or a tokenizer.json"}, &c.tokenizer);
   v.field({.name = "sequence_length", .doc = "tokens of a sample", .min = 1, .max = 1 << 24}, &c.sequence_length);
   v.field({.name = "mask_documents", .doc = "attention stays inside a document and positions restart"},
@@ -65,8 +72,8 @@ static void describe(FieldVisitor& v, DataConfig& c) {
 static void describe(FieldVisitor& v, BatchRamp& c) {
   v.field({.name = "start", .doc = "sequences per step at the beginning", .min = 1, .required = true}, &c.start);
   v.field({.name = "increment", .doc = "sequences added at a time", .min = 1, .required = true}, &c.increment);
-  v.field({.name = "samples", .doc = "consumed samples at which the full batch is reached", .min = 1,
-           .required = true}, &c.samples);
+  v.field({.name = "samples", .doc = "consumed samples at which the full batch is reached", .min = 1, .required = true},
+          &c.samples);
 }
 
 static void describe(FieldVisitor& v, BatchConfig& c) {
@@ -78,16 +85,19 @@ static void describe(FieldVisitor& v, BatchConfig& c) {
 static void describe(FieldVisitor& v, LrScheduleConfig& c) {
   v.field({.name = "type", .doc = "how the learning rate falls after the warm-up"}, EnumRef(c.type));
   v.field({.name = "warmup_steps", .doc = "steps of the linear rise from 0", .min = 0}, &c.warmup_steps);
-  v.field({.name = "decay_steps", .doc = "linear, cosine: the step that reaches min_lr (null: run.steps); wsd: length "
-           "of the final decay (null: a tenth of run.steps)", .min = 1}, &c.decay_steps);
+  v.field({.name = "decay_steps",
+           .doc = "linear, cosine: the step that reaches min_lr (null: run.steps); wsd: length "
+                  "of the final decay (null: a tenth of run.steps)",
+           .min = 1},
+          &c.decay_steps);
   v.field({.name = "min_lr", .doc = "where the decay ends", .min = 0}, &c.min_lr);
 }
 
 static void describe(FieldVisitor& v, OptimizerConfig& c) {
   v.field({.name = "type", .doc = "AdamW with decoupled weight decay"}, EnumRef(c.type));
   v.field({.name = "lr", .doc = "peak learning rate", .min = 0}, &c.lr);
-  v.field({.name = "betas", .doc = "decay of the first and second moment, each below 1", .min = 0,
-           .max = 1.0 - 1e-12}, &c.betas);
+  v.field({.name = "betas", .doc = "decay of the first and second moment, each below 1", .min = 0, .max = 1.0 - 1e-12},
+          &c.betas);
   v.field({.name = "eps", .doc = "added to the root of the second moment", .min = 0}, &c.eps);
   v.field({.name = "weight_decay", .doc = "on parameters of two and more dims, never on norms and biases", .min = 0},
           &c.weight_decay);
@@ -98,15 +108,15 @@ static void describe(FieldVisitor& v, OptimizerConfig& c) {
 
 static void describe(FieldVisitor& v, PrecisionConfig& c) {
   v.field({.name = "compute", .doc = "auto: bf16 where hardware has it, else fp32"}, EnumRef(c.compute));
-  v.field({.name = "master", .doc = "master weights; none: bf16 weights with stochastic rounding"},
-          EnumRef(c.master));
+  v.field({.name = "master", .doc = "master weights; none: bf16 weights with stochastic rounding"}, EnumRef(c.master));
   v.field({.name = "gradients", .doc = "accumulation and reduction of gradients"}, EnumRef(c.gradients));
   v.field({.name = "optimizer_states", .doc = "the moments"}, EnumRef(c.optimizer_states));
 }
 
 static void describe(FieldVisitor& v, ParallelConfig& c) {
-  v.field({.name = "data", .doc = "data degree; auto: the ranks that the other degrees leave", .min = 1,
-           .none = "auto"}, &c.data);
+  v.field(
+      {.name = "data", .doc = "data degree; auto: the ranks that the other degrees leave", .min = 1, .none = "auto"},
+      &c.data);
   v.field({.name = "tensor", .doc = "tensor degree", .min = 1}, &c.tensor);
   v.field({.name = "sequence", .doc = "sequence parallelism on the tensor axis"}, &c.sequence);
   v.field({.name = "context", .doc = "context degree", .min = 1}, &c.context);
@@ -117,8 +127,11 @@ static void describe(FieldVisitor& v, ParallelConfig& c) {
   v.field({.name = "expert", .doc = "expert degree", .min = 1}, &c.expert);
   v.field({.name = "expert_tensor", .doc = "tensor degree of expert layers", .min = 1}, &c.expert_tensor);
   v.field({.name = "zero", .doc = "ZeRO stage: what data ranks share out", .min = 0, .max = 3}, &c.zero);
-  v.field({.name = "zero_group", .doc = "ranks that share shards; replicas beyond it", .min = 1,
-           .words = {{"all", kZeroGroupAll}, {"node", kZeroGroupNode}}}, &c.zero_group);
+  v.field({.name = "zero_group",
+           .doc = "ranks that share shards; replicas beyond it",
+           .min = 1,
+           .words = {{"all", kZeroGroupAll}, {"node", kZeroGroupNode}}},
+          &c.zero_group);
   v.field({.name = "keep_gathered", .doc = "ZeRO 3: how long gathered parameters stay"}, EnumRef(c.keep_gathered));
   v.field({.name = "backend", .doc = "of communication between devices"}, EnumRef(c.backend));
   v.field({.name = "overlap_grad_reduce", .doc = "gradients are reduced during the backward pass"},
@@ -135,8 +148,11 @@ static void describe(FieldVisitor& v, MoeConfig& c) {
           &c.aux_loss_coef);
   v.field({.name = "z_loss_coef", .doc = "weight of the router's z-loss", .min = 0}, &c.z_loss_coef);
   v.field({.name = "bias_update_rate", .doc = "step of the selection bias", .min = 0}, &c.bias_update_rate);
-  v.field({.name = "capacity_factor", .doc = "tokens of an expert, relative to an even share; null: none dropped",
-           .min = 0, .above_min = true}, &c.capacity_factor);
+  v.field({.name = "capacity_factor",
+           .doc = "tokens of an expert, relative to an even share; null: none dropped",
+           .min = 0,
+           .above_min = true},
+          &c.capacity_factor);
   v.field({.name = "drop", .doc = "which tokens go when an expert is full"}, EnumRef(c.drop));
   v.field({.name = "dispatch", .doc = "how tokens travel to their experts"}, EnumRef(c.dispatch));
 }
@@ -151,11 +167,11 @@ static void describe(FieldVisitor& v, CheckpointConfig& c) {
   v.field({.name = "every", .doc = "steps between checkpoints; 0: only at the end and when stopped", .min = 0},
           &c.every);
   v.field({.name = "keep_last", .doc = "how many of the newest stay; 0: all", .min = 0}, &c.keep_last);
-  v.field({.name = "keep_every", .doc = "multiples of so many steps stay for good; 0: none", .min = 0},
-          &c.keep_every);
+  v.field({.name = "keep_every", .doc = "multiples of so many steps stay for good; 0: none", .min = 0}, &c.keep_every);
   v.field({.name = "async", .doc = "written behind the next steps"}, &c.async);
-  v.field({.name = "host_buffer", .doc = "host memory that an asynchronous save may take", .min = 0,
-           .unit = Unit::bytes}, &c.host_buffer_bytes);
+  v.field(
+      {.name = "host_buffer", .doc = "host memory that an asynchronous save may take", .min = 0, .unit = Unit::bytes},
+      &c.host_buffer_bytes);
   v.field({.name = "resume", .doc = "auto (the latest checkpoint of run.dir), never, or a checkpoint's path"},
           &c.resume);
   v.field({.name = "init_from", .doc = "Hugging Face directory of starting weights"}, &c.init_from);
@@ -175,18 +191,30 @@ static void describe_rope_scaling(FieldVisitor& v, RopeConfig& c) {
   if (c.type == RopeType::none || c.type == RopeType::standard) return;
   v.field({.name = "factor", .doc = "how much longer the context becomes", .min = 1, .required = true}, &c.factor);
   if (c.type != RopeType::llama3) return;
-  v.field({.name = "low_freq_factor", .doc = "llama3: wavelengths above original/low are scaled fully", .min = 0,
-           .above_min = true, .required = true}, &c.low_freq_factor);
-  v.field({.name = "high_freq_factor", .doc = "llama3: wavelengths below original/high are left alone", .min = 0,
-           .above_min = true, .required = true}, &c.high_freq_factor);
-  v.field({.name = "original_max_position_embeddings", .doc = "llama3: context before scaling", .min = 1,
-           .required = true}, &c.original_max_position_embeddings);
+  v.field({.name = "low_freq_factor",
+           .doc = "llama3: wavelengths above original/low are scaled fully",
+           .min = 0,
+           .above_min = true,
+           .required = true},
+          &c.low_freq_factor);
+  v.field({.name = "high_freq_factor",
+           .doc = "llama3: wavelengths below original/high are left alone",
+           .min = 0,
+           .above_min = true,
+           .required = true},
+          &c.high_freq_factor);
+  v.field(
+      {.name = "original_max_position_embeddings", .doc = "llama3: context before scaling", .min = 1, .required = true},
+      &c.original_max_position_embeddings);
 }
 
 static SectionRef rope_scaling(RopeConfig& rope) {
   return {.shape = SectionRef::Shape::optional,
           .size = [&rope] { return rope.type == RopeType::standard ? size_t{0} : size_t{1}; },
-          .resize = [&rope](size_t n) { if (n == 0) rope = RopeConfig{.theta = rope.theta}; },
+          .resize =
+              [&rope](size_t n) {
+                if (n == 0) rope = RopeConfig{.theta = rope.theta};
+              },
           .describe = [&rope](FieldVisitor& v, size_t) { describe_rope_scaling(v, rope); }};
 }
 
@@ -195,20 +223,31 @@ void describe(FieldVisitor& v, ModelConfig& c) {
   const bool gpt2 = c.family == ModelFamily::gpt2;
   const auto also = [gpt2](const char* name) { return gpt2 ? std::string(name) : std::string(); };
   v.field({.name = "hidden_size", .doc = "C", .min = 1, .required = true, .alias = also("n_embd")}, &c.hidden_size);
-  v.field({.name = "num_hidden_layers", .doc = "transformer blocks", .min = 1, .required = true,
-           .alias = also("n_layer")}, &c.num_layers);
+  v.field(
+      {.name = "num_hidden_layers", .doc = "transformer blocks", .min = 1, .required = true, .alias = also("n_layer")},
+      &c.num_layers);
   v.field({.name = "num_attention_heads", .doc = "H", .min = 1, .required = true, .alias = also("n_head")},
           &c.num_heads);
-  v.field({.name = "intermediate_size", .doc = "F; GPT-2: null is 4·C", .min = 1, .required = !gpt2,
+  v.field({.name = "intermediate_size",
+           .doc = "F; GPT-2: null is 4·C",
+           .min = 1,
+           .required = !gpt2,
            .words = gpt2 ? Words{{"null", 0}} : Words{},
-           .alias = also("n_inner")}, &c.ffn_size);
+           .alias = also("n_inner")},
+          &c.ffn_size);
   v.field({.name = "vocab_size", .doc = "V, unpadded", .min = 1, .required = true}, &c.vocab_size);
-  v.field({.name = "max_position_embeddings", .doc = "longest context, tokens", .min = 1, .required = true,
-           .alias = also("n_positions")}, &c.max_positions);
+  v.field({.name = "max_position_embeddings",
+           .doc = "longest context, tokens",
+           .min = 1,
+           .required = true,
+           .alias = also("n_positions")},
+          &c.max_positions);
   v.field({.name = gpt2 ? "layer_norm_epsilon" : "rms_norm_eps", .doc = "inside the root of the norm", .min = 0},
           &c.norm_eps);
-  v.field({.name = "hidden_act", .doc = "GPT-2: gelu_new (tanh) or gelu (erf); others: silu, gated",
-           .alias = also("activation_function")}, EnumRef(c.activation));
+  v.field({.name = "hidden_act",
+           .doc = "GPT-2: gelu_new (tanh) or gelu (erf); others: silu, gated",
+           .alias = also("activation_function")},
+          EnumRef(c.activation));
   v.field({.name = "tie_word_embeddings", .doc = "the head's weight is the embedding's; GPT-2: true by default"},
           &c.tie_embeddings);
   v.field({.name = "initializer_range", .doc = "standard deviation of initial weights", .min = 0},

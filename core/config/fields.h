@@ -21,11 +21,11 @@ struct FieldSpec {
   std::string doc = {};
   double min = -std::numeric_limits<double>::infinity();
   double max = std::numeric_limits<double>::infinity();
-  bool above_min = false;      // `min` itself is not allowed
+  bool above_min = false;  // `min` itself is not allowed
   bool required = false;
-  std::string none = "null";   // how nullopt is written: null, auto, all
-  Words words = {};            // words that stand for a number
-  std::string alias = {};      // a second name
+  std::string none = "null";  // how nullopt is written: null, auto, all
+  Words words = {};           // words that stand for a number
+  std::string alias = {};     // a second name
   Unit unit = Unit::none;
 };
 
@@ -60,9 +60,9 @@ class FieldVisitor;
 struct SectionRef {
   enum class Shape { one, optional, list };
   Shape shape;
-  std::function<size_t()> size;                          // sections present now
-  std::function<void(size_t)> resize;                    // for optional (0 or 1) and list
-  std::function<void(FieldVisitor&, size_t)> describe;   // lists the fields of the i-th
+  std::function<size_t()> size;                         // sections present now
+  std::function<void(size_t)> resize;                   // for optional (0 or 1) and list
+  std::function<void(FieldVisitor&, size_t)> describe;  // lists the fields of the i-th
 };
 
 class FieldVisitor {

@@ -62,16 +62,11 @@ bool is_number(const ConfigNode& node, double number) {
 bool is_neutral(const ConfigNode& node, Guard::Neutral neutral) {
   if (node.kind == Kind::null) return true;
   switch (neutral) {
-    case Guard::Neutral::zero:
-      return is_number(node, 0);
-    case Guard::Neutral::one:
-      return is_number(node, 1);
-    case Guard::Neutral::no:
-      return is_word(node, "false");
-    case Guard::Neutral::yes:
-      return is_word(node, "true");
-    case Guard::Neutral::null:
-      return false;
+    case Guard::Neutral::zero: return is_number(node, 0);
+    case Guard::Neutral::one: return is_number(node, 1);
+    case Guard::Neutral::no: return is_word(node, "false");
+    case Guard::Neutral::yes: return is_word(node, "true");
+    case Guard::Neutral::null: return false;
   }
   return false;
 }
@@ -212,12 +207,12 @@ ModelFamily parse_family(const ConfigNode& node) {
   std::string expected;
   for (const std::string& name : known) expected += (expected.empty() ? "" : " | ") + name;
   const bool unbuilt = std::find(kUnbuiltFamilies.begin(), kUnbuiltFamilies.end(), node.text) != kUnbuiltFamilies.end();
-  throw ConfigError({.what = unbuilt ? "model.model_type " + node.text + " isn't built yet"
-                                     : "model.model_type has an unknown value",
-                     .expected = expected,
-                     .found = node.describe(),
-                     .where = node.where,
-                     .hint = unbuilt ? "" : nearest_word(node.text, known)});
+  throw ConfigError(
+      {.what = unbuilt ? "model.model_type " + node.text + " isn't built yet" : "model.model_type has an unknown value",
+       .expected = expected,
+       .found = node.describe(),
+       .where = node.where,
+       .hint = unbuilt ? "" : nearest_word(node.text, known)});
 }
 
 // The config.json that `path` is or holds, as a map.
@@ -370,10 +365,10 @@ void finish_model(ModelConfig& model, const KeyPlaces& places) {
                        .hint = "model.head_dim: " + std::to_string(model.head_dim + 1)});
   }
   if (rotary != (model.activation == Activation::swiglu)) {
-    throw ConfigError({.what = "model.hidden_act '" + to_string(model.activation) + "' isn't built for " +
-                               to_string(model.family),
-                       .expected = rotary ? "silu" : "gelu_new or gelu",
-                       .where = place_of(places, "model.hidden_act")});
+    throw ConfigError(
+        {.what = "model.hidden_act '" + to_string(model.activation) + "' isn't built for " + to_string(model.family),
+         .expected = rotary ? "silu" : "gelu_new or gelu",
+         .where = place_of(places, "model.hidden_act")});
   }
 }
 

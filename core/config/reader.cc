@@ -151,10 +151,8 @@ class Reader final : public FieldVisitor {
   }
 
   [[noreturn]] static void fail_type(const std::string& path, const ConfigNode& node, const std::string& expected) {
-    throw ConfigError({.what = path + " has the wrong type",
-                       .expected = expected,
-                       .found = node.describe(),
-                       .where = node.where});
+    throw ConfigError(
+        {.what = path + " has the wrong type", .expected = expected, .found = node.describe(), .where = node.where});
   }
 
   [[noreturn]] static void fail_range(const FieldSpec& spec, const std::string& path, const ConfigNode& node,
@@ -184,8 +182,8 @@ class Reader final : public FieldVisitor {
       const auto flat = std::find(collector.paths.begin(), collector.paths.end(), child.shown_key());
       const auto leaf = std::find(leaves.begin(), leaves.end(), nearest_word(child.shown_key(), leaves));
       if (flat != collector.paths.end()) {
-        near = *flat + " written as " + flat->substr(0, flat->find('.')) + ": {" +
-               flat->substr(flat->find('.') + 1) + ": …}";
+        near = *flat + " written as " + flat->substr(0, flat->find('.')) + ": {" + flat->substr(flat->find('.') + 1) +
+               ": …}";
       } else if (leaf != leaves.end()) {
         near = collector.paths[static_cast<size_t>(leaf - leaves.begin())];
       }
@@ -204,8 +202,7 @@ class Reader final : public FieldVisitor {
     return node.text;
   }
 
-  int64_t integer(const FieldSpec& spec, const std::string& path, const ConfigNode& node,
-                  std::string also = "") const {
+  int64_t integer(const FieldSpec& spec, const std::string& path, const ConfigNode& node, std::string also = "") const {
     const std::string word = node.kind == Kind::null ? "null" : node.text;
     for (const auto& [name, value] : spec.words) {
       if ((node.kind == Kind::scalar || node.kind == Kind::null) && name == word) return value;
@@ -255,24 +252,20 @@ class Reader final : public FieldVisitor {
       throw ConfigError({.what = path + " is empty", .expected = "a text", .where = node.where});
     }
   }
-  void read(const FieldSpec& spec, const std::string& path, const ConfigNode& node,
-            std::array<double, 2>* out) const {
+  void read(const FieldSpec& spec, const std::string& path, const ConfigNode& node, std::array<double, 2>* out) const {
     if (node.kind != Kind::list || node.children.size() != 2) fail_type(path, node, "a list of two numbers");
     for (size_t i = 0; i < 2; ++i) (*out)[i] = real(spec, path, node.children[i]);
   }
-  void read(const FieldSpec& spec, const std::string& path, const ConfigNode& node,
-            std::vector<int64_t>* out) const {
+  void read(const FieldSpec& spec, const std::string& path, const ConfigNode& node, std::vector<int64_t>* out) const {
     if (node.kind != Kind::list) fail_type(path, node, "a list of integers");
     out->clear();
     for (const ConfigNode& child : node.children) out->push_back(integer(spec, path, child));
   }
-  void read(const FieldSpec& spec, const std::string& path, const ConfigNode& node,
-            std::optional<int64_t>* out) const {
+  void read(const FieldSpec& spec, const std::string& path, const ConfigNode& node, std::optional<int64_t>* out) const {
     out->reset();
     if (!is_none(spec, node)) *out = integer(spec, path, node, " or " + spec.none);
   }
-  void read(const FieldSpec& spec, const std::string& path, const ConfigNode& node,
-            std::optional<double>* out) const {
+  void read(const FieldSpec& spec, const std::string& path, const ConfigNode& node, std::optional<double>* out) const {
     out->reset();
     if (!is_none(spec, node)) *out = real(spec, path, node, " or " + spec.none);
   }
@@ -319,10 +312,10 @@ KeyPlaces read_whole(const ConfigNode& root, const std::string& path, T& target)
   reader.enter(root, path, whole, 0);
   if (!reader.missing.empty()) {
     const std::string what = reader.missing.size() == 1 ? "a required key is missing: " : "required keys are missing: ";
-    throw ConfigError({.what = what + join(reader.missing, ", "),
-                       .where = root.where.substr(0, root.where.rfind(':')),
-                       .hint = "adding " + reader.missing.front() + " to the file or --set " +
-                               reader.missing.front() + "=…"});
+    throw ConfigError(
+        {.what = what + join(reader.missing, ", "),
+         .where = root.where.substr(0, root.where.rfind(':')),
+         .hint = "adding " + reader.missing.front() + " to the file or --set " + reader.missing.front() + "=…"});
   }
   return reader.places;
 }

@@ -141,14 +141,10 @@ void ConfigNode::remove(const std::string& name) {
 
 std::string ConfigNode::describe() const {
   switch (kind) {
-    case Kind::null:
-      return "null";
-    case Kind::scalar:
-      return quoted ? "the string \"" + text + "\"" : "'" + text + "'";
-    case Kind::list:
-      return "a list";
-    case Kind::map:
-      return "a map";
+    case Kind::null: return "null";
+    case Kind::scalar: return quoted ? "the string \"" + text + "\"" : "'" + text + "'";
+    case Kind::list: return "a list";
+    case Kind::map: return "a map";
   }
   return "";
 }

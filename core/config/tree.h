@@ -11,12 +11,12 @@ struct ConfigNode {
   enum class Kind { null, scalar, list, map };
 
   Kind kind = Kind::null;
-  std::string key = {};        // in its parent map
-  std::string alias = {};      // the key as written, when it was renamed to `key`
-  std::string text = {};       // of a scalar
-  bool quoted = false;    // a scalar in quotes is a string, never a number
-  bool partial = false;   // a map that adds to the one below it instead of replacing it (see overlay)
-  std::string where = {};      // "file:line" or "--set key"
+  std::string key = {};                   // in its parent map
+  std::string alias = {};                 // the key as written, when it was renamed to `key`
+  std::string text = {};                  // of a scalar
+  bool quoted = false;                    // a scalar in quotes is a string, never a number
+  bool partial = false;                   // a map that adds to the one below it instead of replacing it (see overlay)
+  std::string where = {};                 // "file:line" or "--set key"
   std::vector<ConfigNode> children = {};  // of a map or a list
 
   const ConfigNode* find(const std::string& name) const;  // the child of that key, or nullptr

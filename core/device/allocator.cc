@@ -55,11 +55,11 @@ std::shared_ptr<Storage> Allocator::allocate(int64_t bytes, MemoryTag tag) {
   } else {
     data = system_allocate(capacity);
     if (data == nullptr) {
-      throw MachineError({.what = device_.str() + " is out of memory: " + std::to_string(bytes) + " bytes for " +
-                                  memory_tag_name(tag),
-                          .found = std::to_string(stats_.total_live_bytes) + " bytes alive, " +
-                                   std::to_string(stats_.reserved_bytes) + " held",
-                          .hint = "a smaller batch.micro, recompute.mode: full, or more ranks"});
+      throw MachineError(
+          {.what = device_.str() + " is out of memory: " + std::to_string(bytes) + " bytes for " + memory_tag_name(tag),
+           .found = std::to_string(stats_.total_live_bytes) + " bytes alive, " + std::to_string(stats_.reserved_bytes) +
+                    " held",
+           .hint = "a smaller batch.micro, recompute.mode: full, or more ranks"});
     }
     stats_.reserved_bytes += capacity;
     ++stats_.system_allocations;
@@ -88,7 +88,8 @@ MemoryStats Allocator::stats() const {
 }
 
 void* CpuAllocator::system_allocate(int64_t bytes) {
-  if (bytes < kHugePage) return std::aligned_alloc(static_cast<size_t>(kAlignment), static_cast<size_t>(round_up(bytes, kAlignment)));
+  if (bytes < kHugePage)
+    return std::aligned_alloc(static_cast<size_t>(kAlignment), static_cast<size_t>(round_up(bytes, kAlignment)));
   // Large blocks are mapped, so that the kernel can back them with huge pages.
   void* data = ::mmap(nullptr, static_cast<size_t>(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (data == MAP_FAILED) return nullptr;

@@ -64,8 +64,8 @@ void AppendFile::append(std::string_view piece) {
   if (error == 0) return;
   // Take the torn piece back, unless another process has appended behind it.
   struct stat file = {};
-  const bool ours = written > 0 && ::fstat(fd_, &file) == 0 && S_ISREG(file.st_mode) &&
-                    ::lseek(fd_, 0, SEEK_CUR) == file.st_size;
+  const bool ours =
+      written > 0 && ::fstat(fd_, &file) == 0 && S_ISREG(file.st_mode) && ::lseek(fd_, 0, SEEK_CUR) == file.st_size;
   const bool taken_back = ours && ::ftruncate(fd_, file.st_size - static_cast<off_t>(written)) == 0;
   fail_file(taken_back || written == 0 ? "can't append to a file" : "only a part was appended to a file", path_, error);
 }

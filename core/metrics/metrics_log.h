@@ -12,18 +12,18 @@ namespace trireme {
 
 // What is known after a step. Losses are per token, in nats.
 struct StepMetrics {
-  int64_t step = 0;                  // from 1
-  double time = 0;                   // seconds since 1970
-  int64_t tokens = 0;                // consumed since step 1, this one included
+  int64_t step = 0;    // from 1
+  double time = 0;     // seconds since 1970
+  int64_t tokens = 0;  // consumed since step 1, this one included
   double loss = 0;
   double lr = 0;
-  double grad_norm = 0;              // before clipping
+  double grad_norm = 0;  // before clipping
   double step_seconds = 0;
-  double tokens_per_second = 0;      // of all ranks
-  double tflops_per_rank = 0;        // model FLOPs / 1e12 / second / rank
-  double mfu = 0;                    // tflops_per_rank over the device's measured (CPU) or nominal (GPU) peak
-  int64_t memory_bytes = 0;          // peak on this rank's device
-  double exposed_comm_seconds = 0;   // of this step: communication that no compute hid
+  double tokens_per_second = 0;     // of all ranks
+  double tflops_per_rank = 0;       // model FLOPs / 1e12 / second / rank
+  double mfu = 0;                   // tflops_per_rank over the device's measured (CPU) or nominal (GPU) peak
+  int64_t memory_bytes = 0;         // peak on this rank's device
+  double exposed_comm_seconds = 0;  // of this step: communication that no compute hid
   double data_wait_seconds = 0;
   double bubble_seconds = 0;
   double checkpoint_seconds = 0;

@@ -11,8 +11,8 @@ std::string progress_text(const StepMetrics& m, int64_t num_steps, int num_ranks
   std::string step = std::to_string(m.step);
   step.insert(0, total.size() > step.size() ? total.size() - step.size() : 0, ' ');
   // What matters most comes first: a narrow terminal cuts the end.
-  std::string text = "step " + step + "/" + total + " | left " + human_duration(seconds_left) + " | loss " +
-                     fixed(m.loss, 4);
+  std::string text =
+      "step " + step + "/" + total + " | left " + human_duration(seconds_left) + " | loss " + fixed(m.loss, 4);
   if (m.valid_loss) text += " | valid " + fixed(*m.valid_loss, 4);
   text += " | lr " + scientific(m.lr) + " | norm " + fixed(m.grad_norm, 3);
   text += " | " + human_count(m.tokens_per_second) + " tok/s";

@@ -13,10 +13,10 @@ std::string to_string(RunState state);
 
 struct RunStatus {
   RunState state = RunState::running;
-  int64_t step = 0;                       // last finished step
-  std::string reason = {};                // why it stopped or failed
-  std::optional<int> exit_code = {};      // none while it runs
-  std::string layout = {};                // "data 2, tensor 1, …"
+  int64_t step = 0;                   // last finished step
+  std::string reason = {};            // why it stopped or failed
+  std::optional<int> exit_code = {};  // none while it runs
+  std::string layout = {};            // "data 2, tensor 1, …"
 };
 
 class RunDirectory {
@@ -38,8 +38,8 @@ class RunDirectory {
   std::filesystem::path traces() const { return path_ / "traces"; }
   std::filesystem::path crash() const { return path_ / "crash"; }
 
-  void write_config(const std::string& yaml) const;        // replaced by rename
-  void write_status(const RunStatus& status) const;        // replaced by rename; adds host and pid
+  void write_config(const std::string& yaml) const;  // replaced by rename
+  void write_status(const RunStatus& status) const;  // replaced by rename; adds host and pid
 
  private:
   std::filesystem::path path_;

@@ -119,8 +119,8 @@ std::string event_record(std::string_view event) {
 }
 
 EventWriter::EventWriter(const std::filesystem::path& directory, double wall_time, int64_t step)
-    : file_(directory / ("events.out.tfevents." + std::to_string(static_cast<int64_t>(wall_time)) + "." +
-                         host_name())) {
+    : file_(directory /
+            ("events.out.tfevents." + std::to_string(static_cast<int64_t>(wall_time)) + "." + host_name())) {
   file_.append(event_record(version_event(wall_time)));
   if (step > 0) file_.append(event_record(restart_event(wall_time, step + 1)));
 }

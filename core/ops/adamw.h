@@ -26,9 +26,10 @@ struct AdamW {
   int64_t step = 1;        // of this update, from 1 on (bias correction)
 };
 
-// One pass over n elements: g = grad·clip_factor; m, v updated; master −= lr·(m̂/(√v̂ + eps) + decay·master); then `weight`, where defined,
-// = master rounded to bf16. All f32 [n] but weight. Does nothing when scalars.non_finite is set.
-void adamw_update(Stream& stream, const AdamW& options, const UpdateScalars& scalars, const Tensor& grad, Tensor& master,
-                  Tensor& m, Tensor& v, Tensor& weight);
+// One pass over n elements: g = grad·clip_factor; m, v updated; master −= lr·(m̂/(√v̂ + eps) + decay·master); then
+// `weight`, where defined, = master rounded to bf16. All f32 [n] but weight. Does nothing when scalars.non_finite is
+// set.
+void adamw_update(Stream& stream, const AdamW& options, const UpdateScalars& scalars, const Tensor& grad,
+                  Tensor& master, Tensor& m, Tensor& v, Tensor& weight);
 
 }  // namespace trireme::ops

@@ -3,8 +3,8 @@
 //
 // qkv [B·T, (H + 2·KV)·D], f32 or bf16: a row holds H query heads, KV key heads, KV value heads; query head h reads key
 // head h / (H / KV). out [B·T, H·D]. lse f32 [B, H, T]: log of the sum of exponentials of each row of scores.
-// document_start i32 [B·T]: position t of a sequence sees positions document_start[t] … t; undefined: 0 … t. It must not
-// decrease along a sequence. Scores, softmax and sums are fp32. Bits do not depend on the number of threads.
+// document_start i32 [B·T]: position t of a sequence sees positions document_start[t] … t; undefined: 0 … t. It must
+// not decrease along a sequence. Scores, softmax and sums are fp32. Bits do not depend on the number of threads.
 #pragma once
 
 #include "core/tensor/tensor.h"

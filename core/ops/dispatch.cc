@@ -5,7 +5,8 @@
 namespace trireme::ops {
 
 void fail_no_cuda() {
-  throw MachineError({.what = "this program was built without CUDA", .hint = "run.device: cpu, or a build with TRIREME_CUDA=on"});
+  throw MachineError(
+      {.what = "this program was built without CUDA", .hint = "run.device: cpu, or a build with TRIREME_CUDA=on"});
 }
 
 }  // namespace trireme::ops

@@ -11,11 +11,11 @@ namespace trireme::ops {
 }  // namespace trireme::ops
 
 // TRIREME_DISPATCH(stream, f(args…)): calls cpu::f or cuda::f.
-#define TRIREME_DISPATCH(stream, call)                            \
-  do {                                                            \
-    if ((stream).device().type == ::trireme::DeviceType::cpu) {   \
-      ::trireme::cpu::call;                                       \
-    } else {                                                      \
-      ::trireme::ops::fail_no_cuda();                             \
-    }                                                             \
+#define TRIREME_DISPATCH(stream, call)                          \
+  do {                                                          \
+    if ((stream).device().type == ::trireme::DeviceType::cpu) { \
+      ::trireme::cpu::call;                                     \
+    } else {                                                    \
+      ::trireme::ops::fail_no_cuda();                           \
+    }                                                           \
   } while (false)

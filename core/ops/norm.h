@@ -24,18 +24,19 @@ void add_norm_forward(Stream& stream, const Tensor& a, const Tensor& b, const Te
                       float eps, Tensor& sum, Tensor& y, NormStats& stats);
 
 // dx = d norm/dx · dy, or dx += … with `accumulate_dx` (the gradient that the residual connection carries).
-// dweight, dbias f32 [C] are overwritten (dbias undefined for RMS norm). Rows are summed in blocks of fixed size, so the
-// bits do not depend on the number of threads.
+// dweight, dbias f32 [C] are overwritten (dbias undefined for RMS norm). Rows are summed in blocks of fixed size, so
+// the bits do not depend on the number of threads.
 void norm_backward(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& weight, const NormStats& stats,
                    Tensor& dx, bool accumulate_dx, Tensor& dweight, Tensor& dbias);
 
 // RMS norm of every query and key head (Qwen3), in one pass over a packed qkv [N, (H + 2·KV)·D]; values are copied.
 // q_weight, k_weight [D]; rstd f32 [N, H + KV]. `out` must not alias `qkv`.
-void qk_norm_forward(Stream& stream, const Tensor& qkv, const Tensor& q_weight, const Tensor& k_weight, int64_t num_heads,
-                     int64_t num_kv_heads, float eps, Tensor& out, Tensor& rstd);
+void qk_norm_forward(Stream& stream, const Tensor& qkv, const Tensor& q_weight, const Tensor& k_weight,
+                     int64_t num_heads, int64_t num_kv_heads, float eps, Tensor& out, Tensor& rstd);
 
 // In place on dqkv: the gradient of `out` becomes that of `qkv`. dq_weight, dk_weight f32 [D] are overwritten.
 void qk_norm_backward(Stream& stream, Tensor& dqkv, const Tensor& qkv, const Tensor& q_weight, const Tensor& k_weight,
-                      const Tensor& rstd, int64_t num_heads, int64_t num_kv_heads, Tensor& dq_weight, Tensor& dk_weight);
+                      const Tensor& rstd, int64_t num_heads, int64_t num_kv_heads, Tensor& dq_weight,
+                      Tensor& dk_weight);
 
 }  // namespace trireme::ops

@@ -178,9 +178,9 @@ std::string report_transfer(const std::string& name, const Group& group, const F
   std::string text = "group " + name + ": " + name_of(group, record.group_rank) + " waits in " +
                      comm_op_name(record.op) + " #" + std::to_string(record.sequence) +
                      (record.op == CommOp::send ? " to " : " from ") + name_of(group, record.peer);
-  text += last >= record.sequence ? "; both sides have called\n"
-                                  : "; late: " + name_of(group, record.peer) + " has not posted the " +
-                                        comm_op_name(other) + "\n";
+  text += last >= record.sequence
+              ? "; both sides have called\n"
+              : "; late: " + name_of(group, record.peer) + " has not posted the " + comm_op_name(other) + "\n";
   return text;
 }
 

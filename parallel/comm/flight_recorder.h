@@ -33,8 +33,8 @@ std::string comm_op_name(CommOp op);
 struct FlightRecord {
   static constexpr double kNotYet = std::numeric_limits<double>::infinity();
 
-  int64_t id = -1;       // counts the records of this recorder
-  int64_t step = 0;      // of training, as last told by set_step
+  int64_t id = -1;   // counts the records of this recorder
+  int64_t step = 0;  // of training, as last told by set_step
   // Counts from 0 the collectives of the group, or the transfers from one rank to another: the same
   // operation has the same number on all ranks that take part.
   int64_t sequence = 0;
@@ -42,8 +42,8 @@ struct FlightRecord {
   std::string group;   // name of the communicator
   int group_rank = 0;  // this rank's place in the group
   int group_size = 1;
-  int peer = -1;      // group rank of the other side (send, recv) or of the root (broadcast), else -1
-  int64_t bytes = 0;  // of this rank's larger buffer: all_gather counts the output, reduce_scatter the input
+  int peer = -1;             // group rank of the other side (send, recv) or of the root (broadcast), else -1
+  int64_t bytes = 0;         // of this rank's larger buffer: all_gather counts the output, reduce_scatter the input
   double called = 0;         // when the rank asked for it
   double started = kNotYet;  // when the backend took it up
   double finished = kNotYet;

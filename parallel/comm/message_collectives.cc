@@ -117,9 +117,7 @@ class MessageReduce final : public MessageCollective {
     const int64_t first = std::min(n, owner * share);
     return {begin + first, std::min(n, first + share) - first};
   }
-  std::byte* part(int64_t k, int r) {
-    return parts_.data() + ((k % kWindow) * group_.size() + r) * piece_ * item_;
-  }
+  std::byte* part(int64_t k, int r) { return parts_.data() + ((k % kWindow) * group_.size() + r) * piece_ * item_; }
 
   const bool all_;
   const int64_t piece_;  // elements

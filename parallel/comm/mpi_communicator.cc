@@ -31,8 +31,8 @@ class MpiWork final : public Work {
 
 // What a rank tells the parent's others when a group is made.
 struct GroupTicket {
-  int leader = -1;          // world rank of the first of the rank's own group; -1: in none
-  int process = -1;         // where the group's shared memory is, from the leader
+  int leader = -1;   // world rank of the first of the rank's own group; -1: in none
+  int process = -1;  // where the group's shared memory is, from the leader
   int descriptor = -1;
   int64_t next_group_id = 0;
 };
@@ -126,9 +126,8 @@ class MpiCommunicator final : public Communicator {
   WorkHandle submit(CommCall call, Stream&) override {
     const bool on_host = call.op != CommOp::send
                              ? call.input.device().type == DeviceType::cpu
-                             : std::all_of(call.transfers.begin(), call.transfers.end(), [](const Transfer& t) {
-                                 return t.tensor.device().type == DeviceType::cpu;
-                               });
+                             : std::all_of(call.transfers.begin(), call.transfers.end(),
+                                           [](const Transfer& t) { return t.tensor.device().type == DeviceType::cpu; });
     TRIREME_CHECK(on_host, "the mpi backend takes host tensors");
     auto host_call = std::make_shared<HostCall>(std::move(call));
     engine_->host().submit(group_, host_call);

@@ -8,9 +8,9 @@ namespace trireme {
 
 MpiRuntime::MpiRuntime(const MpiOptions& options) : engine_(std::make_shared<MpiEngine>(options)) {
   if (options.expected_size > 1 && size() == 1) {
-    throw ConfigError({.what = "started as one of " + std::to_string(options.expected_size) +
-                               " tasks, but MPI sees only this one",
-                       .hint = "`mpirun -np N trireme …`, or under Slurm `srun --mpi=pmix trireme …`"});
+    throw ConfigError(
+        {.what = "started as one of " + std::to_string(options.expected_size) + " tasks, but MPI sees only this one",
+         .hint = "`mpirun -np N trireme …`, or under Slurm `srun --mpi=pmix trireme …`"});
   }
 }
 

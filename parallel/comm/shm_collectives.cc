@@ -164,8 +164,7 @@ bool ShmCollective::step() {
     publish(&RankControl::reduced, ++reduced_);
     progress = true;
   } else if (produced_ < num_to_produce_ &&
-             (produced_ < ShmLayout::kNumSlots ||
-              all_have(&RankControl::consumed, produced_ - ShmLayout::kNumSlots))) {
+             (produced_ < ShmLayout::kNumSlots || all_have(&RankControl::consumed, produced_ - ShmLayout::kNumSlots))) {
     produce(produced_);
     publish(&RankControl::produced, ++produced_);
     progress = true;
@@ -325,8 +324,8 @@ class ShmAllToAll final : public ShmCollective {
   void consume(int64_t k) override {
     for (int r = 0; r < size_; ++r) {
       const Block& block = recvs_[static_cast<size_t>(r)];
-      const std::byte* from = r == rank_ ? input() + sends_[static_cast<size_t>(r)].offset + k * piece_
-                                         : slot(r, k) + rank_ * piece_;
+      const std::byte* from =
+          r == rank_ ? input() + sends_[static_cast<size_t>(r)].offset + k * piece_ : slot(r, k) + rank_ * piece_;
       copy_bytes(output() + block.offset + k * piece_, from, length(block, k));
     }
   }

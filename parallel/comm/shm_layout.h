@@ -49,9 +49,9 @@ struct ShmLayout {
   static constexpr int64_t kNumSlots = 4;
   static constexpr int64_t kNumRingSlots = 4;
 
-  int size = 1;              // ranks
-  int64_t slot_bytes = 0;    // multiple of 4096, at least 64 per rank
-  int64_t ring_bytes = 0;    // of one slot of a ring
+  int size = 1;            // ranks
+  int64_t slot_bytes = 0;  // multiple of 4096, at least 64 per rank
+  int64_t ring_bytes = 0;  // of one slot of a ring
   int64_t counts_offset = 0;
   int64_t pairs_offset = 0;
   int64_t slots_offset = 0;
@@ -70,9 +70,7 @@ struct ShmLayout {
     total_bytes = rings_offset + p * p * kNumRingSlots * ring_bytes;
   }
 
-  RankControl& control(std::byte* base, int rank) const {
-    return *(reinterpret_cast<RankControl*>(base) + rank);
-  }
+  RankControl& control(std::byte* base, int rank) const { return *(reinterpret_cast<RankControl*>(base) + rank); }
   // [2p]: sent to each rank, then received from each rank.
   int64_t* counts(std::byte* base, int rank, int64_t call) const {
     return reinterpret_cast<int64_t*>(base + counts_offset) + (rank * 2 + call % 2) * 2 * size;

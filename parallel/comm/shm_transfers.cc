@@ -42,7 +42,7 @@ class ShmTransfers final : public HostOp {
     std::vector<const Transfer*> transfers;
     size_t next = 0;
     bool posted = false;
-    bool met = false;        // both sides have announced the transfer
+    bool met = false;  // both sides have announced the transfer
     int64_t moved_bytes = 0;
     bool done() const { return next == transfers.size(); }
   };

@@ -75,10 +75,9 @@ std::string collective_mismatch(Calls calls) {
   const CommCall& a = *calls[0];
   for (size_t r = 1; r < calls.size(); ++r) {
     const CommCall& b = *calls[r];
-    const bool same_sizes = a.op == CommOp::all_to_all_v ||
-                            (a.input.numel() == b.input.numel() && a.output.numel() == b.output.numel());
-    if (a.op != b.op || a.reduce != b.reduce || a.root != b.root || !same_sizes ||
-        a.input.dtype() != b.input.dtype()) {
+    const bool same_sizes =
+        a.op == CommOp::all_to_all_v || (a.input.numel() == b.input.numel() && a.output.numel() == b.output.numel());
+    if (a.op != b.op || a.reduce != b.reduce || a.root != b.root || !same_sizes || a.input.dtype() != b.input.dtype()) {
       return "rank 0 called " + a.str() + ", rank " + std::to_string(r) + " called " + b.str();
     }
   }

@@ -265,8 +265,8 @@ void ThreadHub::wait(const PendingPtr& pending) {
     check_deadlock();
     if (options_.timeout_seconds > 0) {
       if (!wake_[rank]->wait_for(lock, std::chrono::duration<double>(options_.timeout_seconds), ready)) {
-        abort_locked("rank " + std::to_string(rank) + " waited " + std::to_string(options_.timeout_seconds) +
-                     " s\n" + waiting_text());
+        abort_locked("rank " + std::to_string(rank) + " waited " + std::to_string(options_.timeout_seconds) + " s\n" +
+                     waiting_text());
       }
     }
     while (!pending->done) wake_[rank]->wait(lock);

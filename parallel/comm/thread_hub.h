@@ -108,11 +108,11 @@ class ThreadHub {
   std::shared_ptr<ThreadGroup> world_;
 
   std::mutex mutex_;
-  std::condition_variable idle_;  // a call has stopped running
+  std::condition_variable idle_;                                // a call has stopped running
   std::vector<std::unique_ptr<std::condition_variable>> wake_;  // by world rank: one of its calls is done
   std::vector<std::weak_ptr<ThreadGroup>> groups_;
   std::deque<Job> jobs_;
-  int num_busy_ = 0;  // threads inside run_jobs
+  int num_busy_ = 0;                 // threads inside run_jobs
   std::vector<PendingPtr> waiting_;  // by world rank: what it waits for
   std::vector<int> num_members_;     // by world rank: living communicators
   bool aborted_ = false;

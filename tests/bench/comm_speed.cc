@@ -102,10 +102,11 @@ void run(int64_t n, int rounds, int64_t chunk_bytes) {
     beside.push_back(record.finished - record.started);
   }
   if (comm->rank() == size - 1) {
-    std::printf("compute: alone %.4f s; beside a waiting call %.4f s (%.3f x); beside all_reduce %.4f s "
-                "(+ %.4f s), which takes %.4f s\n",
-                median(alone), median(waiting), median(waiting) / median(alone), median(busy),
-                median(busy) - median(alone), median(beside));
+    std::printf(
+        "compute: alone %.4f s; beside a waiting call %.4f s (%.3f x); beside all_reduce %.4f s "
+        "(+ %.4f s), which takes %.4f s\n",
+        median(alone), median(waiting), median(waiting) / median(alone), median(busy), median(busy) - median(alone),
+        median(beside));
   }
 }
 

@@ -129,9 +129,8 @@ class Worker {
     positions_.resize(tokens_.size());
     const uint64_t key = random_key(static_cast<uint64_t>(updates_), "tokens");
     const auto draw = [&](int64_t i) {
-      return static_cast<int32_t>(
-          uniform_below(key, static_cast<uint64_t>(rank_.rank() * count + i),
-                        static_cast<uint64_t>(bench_.config.model.vocab_size)));
+      return static_cast<int32_t>(uniform_below(key, static_cast<uint64_t>(rank_.rank() * count + i),
+                                                static_cast<uint64_t>(bench_.config.model.vocab_size)));
     };
     for (int64_t b = 0; b < local; ++b) {
       for (int64_t t = 0; t < bench_.sequence; ++t) {

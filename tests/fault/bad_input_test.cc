@@ -1,4 +1,5 @@
-// What a user can get wrong: each gives one clear message and the documented exit code, and leaves nothing half-written.
+// What a user can get wrong: each gives one clear message and the documented exit code, and leaves nothing
+// half-written.
 #include <gtest/gtest.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -112,8 +113,9 @@ TEST_F(BadInput, DiskFullWhileSavingKeepsTheOldCheckpoint) {
     ~Unmount() { ::umount(path.c_str()); }
   } unmount{disk};
   // Room for the first checkpoint, not for the second.
-  expect_error(train("run.dir=" + disk + "/run --set checkpoint.every=1 --set model.hidden_size=96 --set model.num_hidden_layers=1"), 4,
-               {"No space left on device", "checkpoints"});
+  expect_error(train("run.dir=" + disk +
+                     "/run --set checkpoint.every=1 --set model.hidden_size=96 --set model.num_hidden_layers=1"),
+               4, {"No space left on device", "checkpoints"});
   const std::optional<std::string> kept = latest_checkpoint(disk + "/run");
   ASSERT_TRUE(kept.has_value());
   EXPECT_EQ(read_checkpoint_state(*kept).step, 1);
@@ -152,16 +154,16 @@ TEST_F(BadInput, ForeignOrBrokenHuggingFaceDirectory) {
 TEST_F(BadInput, NotANumberStopsTheRunAndNamesTheTensor) {
   // The first update throws the weights so far out that the second step's matrix products overflow.
   for (const std::string& start : {std::string(), testing::mpirun(2) + " "}) {
-    expect_error(start + train("optimizer.lr=1.0e30"), 5,
-                 {"not finite", "step 2", "NaN or Inf in"});
+    expect_error(start + train("optimizer.lr=1.0e30"), 5, {"not finite", "step 2", "NaN or Inf in"});
   }
   EXPECT_FALSE(latest_checkpoint(dir_ / "run").has_value());
   EXPECT_NE(testing::read_file(dir_ / "run/status.json").find("\"exit_code\": 5"), std::string::npos);
 }
 
 TEST_F(BadInput, TasksOfSlurmWithoutPmix) {
-  expect_error("SLURM_JOB_ID=1 SLURM_STEP_ID=0 SLURM_PROCID=0 SLURM_NTASKS=2 SLURM_STEP_NUM_TASKS=2 SLURM_LOCALID=0 " + train(), 2,
-               {"--mpi=pmix"});
+  expect_error(
+      "SLURM_JOB_ID=1 SLURM_STEP_ID=0 SLURM_PROCID=0 SLURM_NTASKS=2 SLURM_STEP_NUM_TASKS=2 SLURM_LOCALID=0 " + train(),
+      2, {"--mpi=pmix"});
 }
 
 TEST_F(BadInput, DamagedCheckpointIsNamed) {
@@ -181,10 +183,11 @@ TEST_F(BadInput, DamagedCheckpointIsNamed) {
 TEST_F(BadInput, StopSignalSavesAndExitsWithZero) {
   for (const char* signal : {"TERM", "INT"}) {
     fs::remove_all(dir_ / "run");
-    const ProgramResult result = run_program(
-        "sh -c '" + std::string("exec TRIREME train ") + config() +
-        " --set run.steps=100000' & pid=$!; "
-        "while ! [ -s " + (dir_ / "run/metrics.jsonl") + " ]; do sleep 0.05; done; kill -" + signal + " $pid; wait $pid");
+    const ProgramResult result =
+        run_program("sh -c '" + std::string("exec TRIREME train ") + config() +
+                    " --set run.steps=100000' & pid=$!; "
+                    "while ! [ -s " +
+                    (dir_ / "run/metrics.jsonl") + " ]; do sleep 0.05; done; kill -" + signal + " $pid; wait $pid");
     EXPECT_EQ(result.exit_code, 0) << result.err;
     const std::string status = testing::read_file(dir_ / "run/status.json");
     EXPECT_NE(status.find("\"stopped\""), std::string::npos) << status;

@@ -90,8 +90,8 @@ TEST(MpiMistakes, SizesThatDifferFailOnBothSides) {
     const auto group = fresh_group();
     if (comm.rank() < 2) {
       const Tensor t = Tensor::empty(stream, {10 + comm.rank()}, DType::f32);
-      const WorkHandle work = group->send_recv(
-          {comm.rank() == 0 ? Transfer::send(t, 1) : Transfer::recv(t, 0)}, stream);
+      const WorkHandle work =
+          group->send_recv({comm.rank() == 0 ? Transfer::send(t, 1) : Transfer::recv(t, 0)}, stream);
       EXPECT_THROW(work->wait(stream), BugError);
       EXPECT_THROW(group->barrier(stream)->wait(stream), PeerError) << "a group that failed goes on failing";
     }

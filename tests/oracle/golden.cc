@@ -65,10 +65,8 @@ Comparison compare(const SafetensorsReader& ours, const SafetensorsReader& expec
 
 std::vector<std::string> optimizer_sets(const nlohmann::json& optimizer) {
   const auto number = [](const nlohmann::json& value) { return value.dump(); };
-  return {"optimizer.lr=" + number(optimizer["lr"]),
-          "optimizer.betas=" + optimizer["betas"].dump(),
-          "optimizer.eps=" + number(optimizer["eps"]),
-          "optimizer.weight_decay=" + number(optimizer["weight_decay"]),
+  return {"optimizer.lr=" + number(optimizer["lr"]), "optimizer.betas=" + optimizer["betas"].dump(),
+          "optimizer.eps=" + number(optimizer["eps"]), "optimizer.weight_decay=" + number(optimizer["weight_decay"]),
           "optimizer.clip_grad_norm=" + number(optimizer["clip_grad_norm"])};
 }
 

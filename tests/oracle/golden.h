@@ -1,5 +1,5 @@
-// The golden cases of tests/oracle: where they lie, how a run of one is configured, and the comparison with what PyTorch
-// computed. Shared by the tests that run them on one rank, on threads and under mpirun.
+// The golden cases of tests/oracle: where they lie, how a run of one is configured, and the comparison with what
+// PyTorch computed. Shared by the tests that run them on one rank, on threads and under mpirun.
 #pragma once
 
 #include <string>
@@ -20,8 +20,8 @@ struct Run {
 };
 Run make_run(const std::string& name, const std::string& out, const std::vector<std::string>& sets);
 
-// Compares what a probe wrote with the case's expected.safetensors: losses to 1e-6, logits, gradients, norms and weights to 1e-5
-// by the measure of README.md, the same names. Failures are GoogleTest's.
+// Compares what a probe wrote with the case's expected.safetensors: losses to 1e-6, logits, gradients, norms and
+// weights to 1e-5 by the measure of README.md, the same names. Failures are GoogleTest's.
 void expect_golden(const std::string& name, const std::string& out);
 
 // The largest error of the tensors whose name begins with `kind` ("grad.", "weight.", …), by the same measure.

@@ -16,7 +16,8 @@ class OracleTest : public testing::TestWithParam<std::string> {
  protected:
   void check(int ranks, std::vector<std::string> sets) {
     const std::string out =
-        (fs::path(testing::TempDir()) / ("probe-" + GetParam() + "-" + std::to_string(::getpid()) + ".safetensors")).string();
+        (fs::path(testing::TempDir()) / ("probe-" + GetParam() + "-" + std::to_string(::getpid()) + ".safetensors"))
+            .string();
     sets.push_back("run.threads=" + std::to_string(ranks == 1 ? 2 : 1));
     const golden::Run run = golden::make_run(GetParam(), out, sets);
     run_rank_contexts(run.config, ranks, [&](RankContext& rank) { probe(rank, run.config, run.options); });
@@ -44,7 +45,8 @@ class OracleBf16 : public OracleTest {
  protected:
   double gradient_error(int ranks) {
     const std::string out =
-        (fs::path(testing::TempDir()) / ("bf16-" + GetParam() + "-" + std::to_string(::getpid()) + ".safetensors")).string();
+        (fs::path(testing::TempDir()) / ("bf16-" + GetParam() + "-" + std::to_string(::getpid()) + ".safetensors"))
+            .string();
     golden::Run run = golden::make_run(GetParam(), out, {"run.threads=1", "precision.compute=bf16"});
     run.options.steps = 1;
     run_rank_contexts(run.config, ranks, [&](RankContext& rank) { probe(rank, run.config, run.options); });

@@ -89,7 +89,8 @@ void test_all_reduce(Communicator& comm, Stream& stream) {
       for (const int64_t n : kSizes) {
         const Tensor t = make(stream, n, dtype, [&](int64_t i) { return value_of(comm.rank(), i); });
         comm.all_reduce(t, op, stream)->wait(stream);
-        expect_values(t, [&](int64_t i) { return reduced(op, comm.size(), i); }, "all_reduce");
+        expect_values(
+            t, [&](int64_t i) { return reduced(op, comm.size(), i); }, "all_reduce");
       }
     }
   }
@@ -139,7 +140,8 @@ void test_all_to_all(Communicator& comm, Stream& stream) {
                              [&](int64_t i) { return element(comm.rank(), static_cast<int>(i / n), i % n); });
       const Tensor out = make_blank(stream, n * comm.size(), dtype);
       comm.all_to_all(in, out, stream)->wait(stream);
-      expect_values(out, [&](int64_t i) { return element(static_cast<int>(i / n), comm.rank(), i % n); }, "all_to_all");
+      expect_values(
+          out, [&](int64_t i) { return element(static_cast<int>(i / n), comm.rank(), i % n); }, "all_to_all");
     }
   }
 }
@@ -171,11 +173,13 @@ void test_all_to_all_v(Communicator& comm, Stream& stream) {
       place = 0;
       for (int from = 0; from < comm.size(); ++from) {
         const int64_t c = count(from, comm.rank());
-        expect_values(out.slice(place, place + c), [&](int64_t i) { return value_of(from + 3 * comm.rank(), i); },
-                      "all_to_all_v");
+        expect_values(
+            out.slice(place, place + c), [&](int64_t i) { return value_of(from + 3 * comm.rank(), i); },
+            "all_to_all_v");
         place += c;
       }
-      expect_values(out.slice(place, place + 3), [](int64_t) { return 99; }, "all_to_all_v beyond the counts");
+      expect_values(
+          out.slice(place, place + 3), [](int64_t) { return 99; }, "all_to_all_v beyond the counts");
     }
   }
 }
@@ -186,7 +190,8 @@ void test_broadcast(Communicator& comm, Stream& stream) {
       for (int root = 0; root < comm.size(); ++root) {
         const Tensor t = make(stream, n, dtype, [&](int64_t i) { return value_of(comm.rank(), i); });
         comm.broadcast(t, root, stream)->wait(stream);
-        expect_values(t, [&](int64_t i) { return value_of(root, i); }, "broadcast");
+        expect_values(
+            t, [&](int64_t i) { return value_of(root, i); }, "broadcast");
       }
     }
   }
@@ -213,8 +218,9 @@ void test_send_recv(Communicator& comm, Stream& stream) {
       }
       comm.send_recv(std::move(transfers), stream)->wait(stream);
       for (int which = 0; which < 4; ++which) {
-        expect_values(received[static_cast<size_t>(which)],
-                      [&](int64_t i) { return element(from[which], which, i); }, "send_recv");
+        expect_values(
+            received[static_cast<size_t>(which)], [&](int64_t i) { return element(from[which], which, i); },
+            "send_recv");
       }
     }
   }
@@ -226,14 +232,16 @@ void test_pipeline(Communicator& comm, Stream& stream) {
   const Tensor own = make(stream, 33, DType::i32, [&](int64_t i) { return comm.rank() + i; });
   const Tensor own_copy = make_blank(stream, 33, DType::i32);
   comm.send_recv({Transfer::recv(own_copy, comm.rank()), Transfer::send(own, comm.rank())}, stream)->wait(stream);
-  expect_values(own_copy, [&](int64_t i) { return comm.rank() + i; }, "transfer to oneself");
+  expect_values(
+      own_copy, [&](int64_t i) { return comm.rank() + i; }, "transfer to oneself");
   comm.send_recv({}, stream)->wait(stream);
   for (int m = 0; m < kMicrobatches; ++m) {
     const Tensor t = make(stream, 2000 + m, DType::f32, [&](int64_t i) { return m + i % 5; });
     if (comm.rank() > 0) {
       const Tensor in = make_blank(stream, 2000 + m, DType::f32);
       comm.send_recv({Transfer::recv(in, comm.rank() - 1)}, stream)->wait(stream);
-      expect_values(in, [&](int64_t i) { return m + comm.rank() - 1 + i % 5; }, "pipeline");
+      expect_values(
+          in, [&](int64_t i) { return m + comm.rank() - 1 + i % 5; }, "pipeline");
       for (int64_t i = 0; i < t.numel(); ++i) store(t, i, load(in, i) + 1);
     }
     if (comm.rank() + 1 < comm.size()) comm.send_recv({Transfer::send(t, comm.rank() + 1)}, stream)->wait(stream);
@@ -247,8 +255,7 @@ void test_outstanding(Communicator& comm, Stream& stream) {
   std::vector<WorkHandle> works;
   for (int k = 0; k < kCalls; ++k) {
     const int64_t n = 1 + 9001 * k;
-    reduced_tensors.push_back(
-        make(stream, n, DType::f32, [&](int64_t i) { return value_of(comm.rank(), i + k); }));
+    reduced_tensors.push_back(make(stream, n, DType::f32, [&](int64_t i) { return value_of(comm.rank(), i + k); }));
     works.push_back(comm.all_reduce(reduced_tensors.back(), ReduceOp::sum, stream));
     const Tensor in = make(stream, 3 * k, DType::i64, [&](int64_t i) { return value_of(comm.rank() + k, i); });
     gathered.push_back(make_blank(stream, 3 * k * comm.size(), DType::i64));
@@ -262,11 +269,12 @@ void test_outstanding(Communicator& comm, Stream& stream) {
   }
   for (int k = 0; k < kCalls; ++k) {
     const auto i_k = static_cast<size_t>(k);
-    expect_values(reduced_tensors[i_k], [&](int64_t i) { return reduced(ReduceOp::sum, comm.size(), i + k); },
-                  "outstanding all_reduce");
-    expect_values(gathered[i_k],
-                  [&](int64_t i) { return value_of(static_cast<int>(i / (3 * k)) + k, i % (3 * k)); },
-                  "outstanding all_gather");
+    expect_values(
+        reduced_tensors[i_k], [&](int64_t i) { return reduced(ReduceOp::sum, comm.size(), i + k); },
+        "outstanding all_reduce");
+    expect_values(
+        gathered[i_k], [&](int64_t i) { return value_of(static_cast<int>(i / (3 * k)) + k, i % (3 * k)); },
+        "outstanding all_gather");
   }
 }
 
@@ -305,7 +313,8 @@ void test_groups(Communicator& comm, Stream& stream) {
   const Tensor in = make(stream, 2, DType::i32, [&](int64_t) { return comm.rank(); });
   const Tensor out = make_blank(stream, 2 * comm.size(), DType::i32);
   reversed->all_gather(in, out, stream)->wait(stream);
-  expect_values(out, [&](int64_t i) { return comm.size() - 1 - i / 2; }, "backwards");
+  expect_values(
+      out, [&](int64_t i) { return comm.size() - 1 - i / 2; }, "backwards");
 
   // First and last only; the others get nothing.
   const bool at_end = comm.rank() == 0 || comm.rank() == comm.size() - 1;
@@ -351,8 +360,10 @@ void test_independent_groups(Communicator& comm, Stream& stream) {
     on_a = a->all_reduce(x, ReduceOp::sum, stream);
     on_a->wait(stream);
   }
-  expect_values(x, [&](int64_t i) { return reduced(ReduceOp::sum, comm.size(), i); }, "a");
-  expect_values(y, [&](int64_t i) { return reduced(ReduceOp::sum, comm.size(), i + 1); }, "b");
+  expect_values(
+      x, [&](int64_t i) { return reduced(ReduceOp::sum, comm.size(), i); }, "a");
+  expect_values(
+      y, [&](int64_t i) { return reduced(ReduceOp::sum, comm.size(), i + 1); }, "b");
 }
 
 // Values of either sign over 24 binades, whose sum depends on the order of the additions. Made from

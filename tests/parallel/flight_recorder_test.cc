@@ -68,13 +68,8 @@ TEST(FlightRecorder, NobodyIsLateWhenAllHaveCalled) {
 TEST(FlightRecorder, NamesTheLateSideOfATransfer) {
   const FlightRecord send = {
       .sequence = 2, .op = CommOp::send, .group = "pipe", .group_rank = 0, .group_size = 2, .peer = 1};
-  const FlightRecord recv = {.sequence = 1,
-                             .op = CommOp::recv,
-                             .group = "pipe",
-                             .group_rank = 1,
-                             .group_size = 2,
-                             .peer = 0,
-                             .finished = 1.0};
+  const FlightRecord recv = {
+      .sequence = 1, .op = CommOp::recv, .group = "pipe", .group_rank = 1, .group_size = 2, .peer = 0, .finished = 1.0};
   const std::string report = late_rank_report({{4, {send}}, {5, {recv}}});
   EXPECT_EQ(report, "group pipe: rank 4 waits in send #2 to rank 5; late: rank 5 has not posted the recv\n");
 }

@@ -34,9 +34,7 @@ struct Drawn {
   std::vector<CommCall> calls;
 };
 
-Tensor borrow(std::vector<float>& values) {
-  return Tensor::borrow(values.data(), {std::ssize(values)}, DType::f32);
-}
+Tensor borrow(std::vector<float>& values) { return Tensor::borrow(values.data(), {std::ssize(values)}, DType::f32); }
 
 Drawn draw(int size, std::mt19937& random) {
   constexpr CommOp kOps[] = {CommOp::all_reduce, CommOp::reduce_scatter, CommOp::all_gather, CommOp::all_to_all_v,

@@ -96,12 +96,11 @@ TEST(ThreadWorld, ARankThatLeavesEarlyIsADeadlock) {
 }
 
 TEST(ThreadWorld, TimeoutEndsAWait) {
-  const std::string message = error_of<PeerError>(
-      2,
-      [](Communicator& comm, Stream& stream) {
-        if (comm.rank() == 0) comm.barrier(stream)->wait(stream);
-      },
-      {.timeout_seconds = 0.05, .detect_deadlock = false});
+  const std::string message = error_of<PeerError>(2,
+                                                  [](Communicator& comm, Stream& stream) {
+                                                    if (comm.rank() == 0) comm.barrier(stream)->wait(stream);
+                                                  },
+                                                  {.timeout_seconds = 0.05, .detect_deadlock = false});
   EXPECT_TRUE(contains(message, "rank 0 waited")) << message;
   EXPECT_TRUE(contains(message, "barrier")) << message;
 }
@@ -168,21 +167,20 @@ TEST(ThreadWorld, DelaysHoldResultsBack) {
     ++num_asked;
     return group == "world" && call.op == CommOp::all_reduce ? kDelay : 0.0;
   };
-  run_ranks(
-      2,
-      [&](Communicator& comm, Stream& stream) {
-        const Tensor t = Tensor::empty(stream, {10}, DType::f32);
-        const double start = monotonic_seconds();
-        const WorkHandle first = comm.all_reduce(t, ReduceOp::max, stream);
-        const WorkHandle second = comm.all_reduce(t, ReduceOp::max, stream);
-        EXPECT_FALSE(second->done());
-        second->wait(stream);
-        EXPECT_GE(monotonic_seconds() - start, 2 * kDelay);
-        EXPECT_TRUE(first->done());
-        const std::vector<FlightRecord> records = comm.recorder().records();
-        EXPECT_GE(records[1].started, records[0].finished);
-      },
-      {.delay_seconds = delay});
+  run_ranks(2,
+            [&](Communicator& comm, Stream& stream) {
+              const Tensor t = Tensor::empty(stream, {10}, DType::f32);
+              const double start = monotonic_seconds();
+              const WorkHandle first = comm.all_reduce(t, ReduceOp::max, stream);
+              const WorkHandle second = comm.all_reduce(t, ReduceOp::max, stream);
+              EXPECT_FALSE(second->done());
+              second->wait(stream);
+              EXPECT_GE(monotonic_seconds() - start, 2 * kDelay);
+              EXPECT_TRUE(first->done());
+              const std::vector<FlightRecord> records = comm.recorder().records();
+              EXPECT_GE(records[1].started, records[0].finished);
+            },
+            {.delay_seconds = delay});
   EXPECT_EQ(num_asked, 4);  // two calls on two ranks
 }
 

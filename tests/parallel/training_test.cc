@@ -61,9 +61,7 @@ TEST_P(Resume, EqualsNeverHavingStopped) {
 }
 INSTANTIATE_TEST_SUITE_P(Ranks, Resume, ::testing::Values(1, 2, 4));
 
-TEST_F(Training, ChangedSeedChangesTheBits) {
-  EXPECT_NE(run("a", 3, 1, {}), run("b", 3, 1, {"run.seed=7"}));
-}
+TEST_F(Training, ChangedSeedChangesTheBits) { EXPECT_NE(run("a", 3, 1, {}), run("b", 3, 1, {"run.seed=7"})); }
 
 TEST_F(Training, LayoutsGiveTheSameLosses) {
   run("one", 6, 1, {});
@@ -127,9 +125,9 @@ TEST_F(Training, AllocatorsAreIdleFromStepThreeOn) {
 // Gradients are reduced once a step, whatever the number of microbatches, and with overlap while backward still runs.
 TEST_F(Training, GradientsAreReducedOnceAndDuringBackward) {
   for (const bool overlap : {true, false}) {
-    const Config config =
-        parse_config(tiny_yaml(dir_, 1), "test",
-                     {"run.dir=" + (dir_ / "x"), std::string("parallel.overlap_grad_reduce=") + (overlap ? "true" : "false")});
+    const Config config = parse_config(
+        tiny_yaml(dir_, 1), "test",
+        {"run.dir=" + (dir_ / "x"), std::string("parallel.overlap_grad_reduce=") + (overlap ? "true" : "false")});
     run_rank_contexts(config, 2, [&](RankContext& rank) {
       Transformer model(rank.stream(), config.model, {.max_sequence = 19});
       model.initialize(rank.stream(), 1);
@@ -152,7 +150,8 @@ TEST_F(Training, GradientsAreReducedOnceAndDuringBackward) {
       for (Bucket* bucket : model.buckets()) gradient_bytes += bucket->gradient().bytes();
       EXPECT_EQ(reduced_bytes, gradient_bytes);
       EXPECT_EQ(gradient_calls.size(), model.buckets().size());
-      // The head is ready first, the embedding last: with overlap that is the order, and the calls are spread over time.
+      // The head is ready first, the embedding last: with overlap that is the order, and the calls are spread over
+      // time.
       EXPECT_EQ(gradient_calls.front().bytes, model.buckets().back()->gradient().bytes());
       EXPECT_EQ(gradient_calls.back().bytes, model.buckets().front()->gradient().bytes());
     });

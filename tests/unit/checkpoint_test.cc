@@ -38,7 +38,9 @@ class CheckpointTest : public ::testing::Test {
     refs_ = {{&matrix_.parts[0], bucket_.get()}, {&norm_.parts[0], bucket_.get()}};
   }
 
-  std::string save(int64_t step) { return save_checkpoint(stream_, dir_.path(), {step, step * 10, "config: text"}, refs_); }
+  std::string save(int64_t step) {
+    return save_checkpoint(stream_, dir_.path(), {step, step * 10, "config: text"}, refs_);
+  }
   std::vector<float> values() {
     std::vector<float> all(22);
     bucket_->read(stream_, matrix_.parts[0], Bucket::Buffer::master, all.data());

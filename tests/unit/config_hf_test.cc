@@ -17,8 +17,7 @@ namespace fs = std::filesystem;
 class HfConfig : public testing::Test {
  protected:
   HfConfig() {
-    dir_ = fs::path(testing::TempDir()) /
-           ("hf_" + std::to_string(::getpid()));
+    dir_ = fs::path(testing::TempDir()) / ("hf_" + std::to_string(::getpid()));
     fs::create_directories(dir_);
   }
   ~HfConfig() override { fs::remove_all(dir_); }
@@ -163,7 +162,9 @@ TEST_F(HfConfig, KeysBesideTheFileOverrideIt) {
   EXPECT_EQ(run(gpt2, "attn_pdrop: 0").model.hidden_size, 32);
   const std::string text = message([&] { run(gpt2); });
   EXPECT_NE(text.find("model.attn_pdrop asks for dropout, which isn't built (expected 0, found '0.1') at " +
-                      dir_.string() + "/config.json:1; try model.attn_pdrop: 0"), std::string::npos) << text;
+                      dir_.string() + "/config.json:1; try model.attn_pdrop: 0"),
+            std::string::npos)
+      << text;
 }
 
 TEST_F(HfConfig, RefusesByNameWhatIsNotBuilt) {
@@ -197,8 +198,7 @@ TEST_F(HfConfig, SlidingWindowOnlyWhenActive) {
   const std::string base = R"({"model_type": "qwen2", "hidden_size": 32, "intermediate_size": 64,
     "num_hidden_layers": 4, "num_attention_heads": 4, "max_position_embeddings": 64, "vocab_size": 64, "use_sliding_window": true})";
   EXPECT_EQ(read(base).num_layers, 4);  // the first 28 layers attend fully by default
-  expect_refused(with(base, R"("max_window_layers": 2)"),
-                 "model.use_sliding_window asks for an active sliding window");
+  expect_refused(with(base, R"("max_window_layers": 2)"), "model.use_sliding_window asks for an active sliding window");
   EXPECT_EQ(read(with(base, R"("max_window_layers": 2, "sliding_window": null)")).num_layers, 4);
   expect_refused(with(base, R"("layer_types": ["full_attention", "sliding_attention"])"), "model.layer_types");
 }
@@ -206,27 +206,32 @@ TEST_F(HfConfig, SlidingWindowOnlyWhenActive) {
 TEST_F(HfConfig, Heads) {
   std::string text = kQwen2;
   text.replace(text.find("\"num_attention_heads\": 4"), 24, "\"num_attention_heads\": 5");
-  expect_refused(text, "model.num_attention_heads doesn't divide model.hidden_size (expected a divisor of 32, or "
-                       "head_dim given, found 5)");
+  expect_refused(text,
+                 "model.num_attention_heads doesn't divide model.hidden_size (expected a divisor of 32, or "
+                 "head_dim given, found 5)");
   expect_refused(text, "config.json:2; try 4 or 8");
   text = with(kQwen2, R"("head_dim": 7)");
   expect_refused(text, "must be even");
   text = kQwen2;
   text.replace(text.find("\"num_key_value_heads\": 4"), 24, "\"num_key_value_heads\": 3");
-  expect_refused(text, "model.num_key_value_heads doesn't divide model.num_attention_heads (expected a divisor of 4, "
-                       "found 3)");
+  expect_refused(text,
+                 "model.num_key_value_heads doesn't divide model.num_attention_heads (expected a divisor of 4, "
+                 "found 3)");
   expect_refused(text, "try 2 or 4");
 }
 
 TEST_F(HfConfig, OurOwnYamlIsStrict) {
   EXPECT_NE(message([&] { run(kLlama, "use_cache: true"); }).find("unknown key model.use_cache"), std::string::npos);
   EXPECT_NE(message([&] { run(kGpt2, "n_embd: 8, hidden_size: 8"); }).find("given twice"), std::string::npos);
-  EXPECT_NE(message([&] { run(kLlama, "rope_scaling: {type: linear, factor: 2, low_freq_factor: 1}"); })
-                .find("unknown key model.rope_scaling.low_freq_factor"), std::string::npos);
-  EXPECT_NE(message([&] { run(kLlama, "rope_scaling: {type: linear}"); })
-                .find("missing: model.rope_scaling.factor"), std::string::npos);
-  EXPECT_NE(message([&] { run(kGpt2, "", {"data.sequence_length=65"}); })
-                .find("longer than the model's position table"), std::string::npos);
+  EXPECT_NE(message([&] {
+              run(kLlama, "rope_scaling: {type: linear, factor: 2, low_freq_factor: 1}");
+            }).find("unknown key model.rope_scaling.low_freq_factor"),
+            std::string::npos);
+  EXPECT_NE(message([&] { run(kLlama, "rope_scaling: {type: linear}"); }).find("missing: model.rope_scaling.factor"),
+            std::string::npos);
+  EXPECT_NE(
+      message([&] { run(kGpt2, "", {"data.sequence_length=65"}); }).find("longer than the model's position table"),
+      std::string::npos);
 }
 
 TEST_F(HfConfig, BrokenFiles) {

@@ -102,8 +102,8 @@ moe: {capacity_factor: 1.25}
 
 TEST(Config, SetBeatsTheFileAndReachesInside) {
   const Config c = parse("optimizer: {lr: 1.0, schedule: {warmup_steps: 5}}\n",
-                         {"optimizer.schedule.min_lr=0.25", "optimizer.lr=0.5", "data.train.0.weight=2",
-                          "run.steps=7", "run.steps=8", "recompute={mode: full}", "run.threads=auto"});
+                         {"optimizer.schedule.min_lr=0.25", "optimizer.lr=0.5", "data.train.0.weight=2", "run.steps=7",
+                          "run.steps=8", "recompute={mode: full}", "run.threads=auto"});
   EXPECT_EQ(c.optimizer.lr, 0.5);
   EXPECT_EQ(c.optimizer.schedule.warmup_steps, 5);
   EXPECT_EQ(c.optimizer.schedule.min_lr, 0.25);
@@ -114,14 +114,14 @@ TEST(Config, SetBeatsTheFileAndReachesInside) {
 
 TEST(Config, DumpLoadsToTheSame) {
   for (const char* model : {"llama", "qwen2", "qwen3"}) {
-    const Config c = parse("", {"model.model_type=" + std::string(model), "model.rms_norm_eps=1.25e-6",
-                                "model.rope_scaling={rope_type: llama3, factor: 8, low_freq_factor: 1, "
-                                "high_freq_factor: 4, original_max_position_embeddings: 64}",
-                                "model.head_dim=32", "optimizer.lr=0.1", "optimizer.eps=1.2345678901234567e-11",
-                                "data.train=[{path: 'a b: \"c\"\t#d', weight: 3}, {path: null.bin}, {path: ü}]",
-                                "data.valid=[{path: v}]", "batch.ramp={start: 8, increment: 8, samples: 100}",
-                                "parallel.stages=[2, 2]", "run.dir='~'", "checkpoint.host_buffer=1000",
-                                "recompute.layers=1", "profile.ranks=[0, 3]", "data.tokenizer='-x'"});
+    const Config c = parse(
+        "", {"model.model_type=" + std::string(model), "model.rms_norm_eps=1.25e-6",
+             "model.rope_scaling={rope_type: llama3, factor: 8, low_freq_factor: 1, "
+             "high_freq_factor: 4, original_max_position_embeddings: 64}",
+             "model.head_dim=32", "optimizer.lr=0.1", "optimizer.eps=1.2345678901234567e-11",
+             "data.train=[{path: 'a b: \"c\"\t#d', weight: 3}, {path: null.bin}, {path: ü}]", "data.valid=[{path: v}]",
+             "batch.ramp={start: 8, increment: 8, samples: 100}", "parallel.stages=[2, 2]", "run.dir='~'",
+             "checkpoint.host_buffer=1000", "recompute.layers=1", "profile.ranks=[0, 3]", "data.tokenizer='-x'"});
     const std::string text = dump_config(c);
     EXPECT_EQ(parse_config(text, "dump.yaml"), c) << text;
   }
@@ -129,7 +129,8 @@ TEST(Config, DumpLoadsToTheSame) {
 model: {model_type: gpt2, n_embd: 64, n_layer: 2, n_head: 4, vocab_size: 100, n_positions: 256}
 data: {train: [{path: d}]}
 batch: {global: 1, micro: 1}
-)", "g.yaml");
+)",
+                                   "g.yaml");
   EXPECT_EQ(parse_config(dump_config(gpt2), "dump.yaml"), gpt2) << dump_config(gpt2);
 }
 
@@ -148,8 +149,10 @@ TEST(ConfigError, UnknownKeyNamesTheNearest) {
   EXPECT_NE(set_message("run.clip_grad_norm=1").find("try optimizer.clip_grad_norm"), std::string::npos);
   EXPECT_NE(message([] { parse("optimizer.lr: 1\n"); }).find("optimizer: {lr: …}"), std::string::npos);
   // Inside a list, and nothing near.
-  EXPECT_NE(set_message("data.train.0.pth=1").find("unknown key data.train.0.pth at --set data.train.0.pth; try "
-                                                    "data.train.0.path"), std::string::npos);
+  EXPECT_NE(set_message("data.train.0.pth=1")
+                .find("unknown key data.train.0.pth at --set data.train.0.pth; try "
+                      "data.train.0.path"),
+            std::string::npos);
   EXPECT_NE(set_message("batch.zzzzzzzzzzzz=1").find("expected one of global, micro, ramp"), std::string::npos);
   // GPT-2's names are not llama's.
   EXPECT_NE(set_message("model.n_embd=8").find("unknown key model.n_embd"), std::string::npos);
@@ -161,12 +164,31 @@ TEST(ConfigError, WrongTypes) {
   EXPECT_EQ(set_message("run.steps='7'"),
             "run.steps has the wrong type (expected an integer, at least 1, found the string \"7\") at --set "
             "run.steps");
-  for (const char* set : {"run.steps=1.5", "run.steps=null", "run.steps=[1]", "run.steps={a: 1}", "run.steps=true",
-                          "run.steps=99999999999999999999", "run.deterministic=yes", "run.deterministic=1",
-                          "optimizer.lr=fast", "optimizer.lr=.nan", "optimizer.lr=.inf", "optimizer.betas=[0.9]",
-                          "optimizer.betas=0.9", "run.threads=many", "run.dir=[a]", "run=3", "data.train={path: x}",
-                          "data.train=[x]", "parallel.stages=[a]", "profile.ranks=0", "checkpoint.host_buffer=4GB",
-                          "model=3", "model.rope_scaling=[8]", "batch.ramp=4", "run.dir.deep=1"}) {
+  for (const char* set : {"run.steps=1.5",
+                          "run.steps=null",
+                          "run.steps=[1]",
+                          "run.steps={a: 1}",
+                          "run.steps=true",
+                          "run.steps=99999999999999999999",
+                          "run.deterministic=yes",
+                          "run.deterministic=1",
+                          "optimizer.lr=fast",
+                          "optimizer.lr=.nan",
+                          "optimizer.lr=.inf",
+                          "optimizer.betas=[0.9]",
+                          "optimizer.betas=0.9",
+                          "run.threads=many",
+                          "run.dir=[a]",
+                          "run=3",
+                          "data.train={path: x}",
+                          "data.train=[x]",
+                          "parallel.stages=[a]",
+                          "profile.ranks=0",
+                          "checkpoint.host_buffer=4GB",
+                          "model=3",
+                          "model.rope_scaling=[8]",
+                          "batch.ramp=4",
+                          "run.dir.deep=1"}) {
     EXPECT_NE(set_message(set).find("has the wrong type"), std::string::npos) << set << ": " << set_message(set);
   }
 }
@@ -176,11 +198,11 @@ TEST(ConfigError, OutOfRange) {
             "parallel.zero is out of range (expected an integer from 0 to 3, found '4') at --set parallel.zero; try 3");
   EXPECT_EQ(set_message("run.steps=-1"),
             "run.steps is out of range (expected an integer, at least 1, found '-1') at --set run.steps; try 1");
-  for (const char* set : {"run.steps=0", "run.log_every=-1", "run.threads=0", "optimizer.betas=[0.9, 1.0]",
-                          "optimizer.betas=[-0.1, 0.9]", "optimizer.lr=-1", "data.valid_fraction=1",
-                          "data.train=[{path: a, weight: 0}]", "batch.micro=0", "moe.capacity_factor=0",
-                          "parallel.tensor=0", "parallel.zero_group=-1", "model.vocab_size=0",
-                          "checkpoint.host_buffer=-1GiB", "data.sequence_length=0"}) {
+  for (const char* set :
+       {"run.steps=0", "run.log_every=-1", "run.threads=0", "optimizer.betas=[0.9, 1.0]", "optimizer.betas=[-0.1, 0.9]",
+        "optimizer.lr=-1", "data.valid_fraction=1", "data.train=[{path: a, weight: 0}]", "batch.micro=0",
+        "moe.capacity_factor=0", "parallel.tensor=0", "parallel.zero_group=-1", "model.vocab_size=0",
+        "checkpoint.host_buffer=-1GiB", "data.sequence_length=0"}) {
     EXPECT_NE(set_message(set).find("is out of range"), std::string::npos) << set << ": " << set_message(set);
   }
 }
@@ -215,8 +237,9 @@ TEST(ConfigError, BrokenYaml) {
   EXPECT_NE(message([] { parse("? [a, b]\n: 1\n"); }).find("a key is not a plain word at a.yaml:12"),
             std::string::npos);
   EXPECT_NE(message([] { parse("moe: &a {x: *a}\n"); }).find("nested too deeply"), std::string::npos);
-  EXPECT_NE(message([] { load_config("no/such.yaml"); })
-                .find("can't be read (expected a readable file) at no/such.yaml"), std::string::npos);
+  EXPECT_NE(
+      message([] { load_config("no/such.yaml"); }).find("can't be read (expected a readable file) at no/such.yaml"),
+      std::string::npos);
   EXPECT_NE(message([] { load_config("/"); }).find("can't be read"), std::string::npos);
 }
 
@@ -229,12 +252,15 @@ TEST(ConfigError, BrokenSet) {
 }
 
 TEST(ConfigError, Contradictions) {
-  EXPECT_EQ(set_message("batch.global=33"), "batch.global is not a multiple of batch.micro (expected a multiple of 8, "
-                                            "found 33) at --set batch.global; try 32 or 40");
+  EXPECT_EQ(set_message("batch.global=33"),
+            "batch.global is not a multiple of batch.micro (expected a multiple of 8, "
+            "found 33) at --set batch.global; try 32 or 40");
   EXPECT_NE(set_message("batch.ramp={start: 64, increment: 8, samples: 9}").find("batch.ramp.start is above"),
             std::string::npos);
   EXPECT_NE(set_message("optimizer.schedule.min_lr=1").find("min_lr is above optimizer.lr"), std::string::npos);
-  EXPECT_NE(message([] { parse("", {"run.eval_every=5", "data.valid_fraction=0"}); }).find("no validation data"),
+  EXPECT_NE(message([] {
+              parse("", {"run.eval_every=5", "data.valid_fraction=0"});
+            }).find("no validation data"),
             std::string::npos);
 }
 
@@ -244,8 +270,9 @@ TEST(ConfigError, WhatIsNotBuiltSaysSo) {
                           "model.model_type=mixtral", "model.model_type=deepseek_v3"}) {
     EXPECT_NE(set_message(set).find("isn't built yet"), std::string::npos) << set << ": " << set_message(set);
   }
-  EXPECT_EQ(set_message("parallel.context=2"), "parallel.context 2 isn't built yet (expected 1, found 2) at --set "
-                                               "parallel.context; try parallel.context: 1");
+  EXPECT_EQ(set_message("parallel.context=2"),
+            "parallel.context 2 isn't built yet (expected 1, found 2) at --set "
+            "parallel.context; try parallel.context: 1");
 }
 
 // ---- Units ----
@@ -280,10 +307,10 @@ TEST(Units, ParseAndPrint) {
 
 TEST(ConfigReference, NamesEveryKey) {
   const std::string text = config_reference();
-  for (const char* key : {"`run.dir`", "`model.hidden_size`", "`model.rope_scaling.low_freq_factor`",
-                          "`data.train.N.path`", "`batch.ramp.samples`", "`optimizer.schedule.decay_steps`",
-                          "`checkpoint.host_buffer`", "`profile.trace`", "`4GiB`", "| required |",
-                          "auto, integer ≥ 1"}) {
+  for (const char* key :
+       {"`run.dir`", "`model.hidden_size`", "`model.rope_scaling.low_freq_factor`", "`data.train.N.path`",
+        "`batch.ramp.samples`", "`optimizer.schedule.decay_steps`", "`checkpoint.host_buffer`", "`profile.trace`",
+        "`4GiB`", "| required |", "auto, integer ≥ 1"}) {
     EXPECT_NE(text.find(key), std::string::npos) << key << "\n" << text;
   }
 }

@@ -37,9 +37,13 @@ TEST(RankEnv, Alone) {
 
 TEST(RankEnv, Mpirun) {
   // mpirun inside a Slurm job: Slurm's variables are those of mpirun's own step.
-  const RankEnv env = find({{"OMPI_COMM_WORLD_SIZE", "8"}, {"OMPI_COMM_WORLD_RANK", "5"},
-                            {"OMPI_COMM_WORLD_LOCAL_RANK", "1"}, {"OMPI_COMM_WORLD_LOCAL_SIZE", "4"},
-                            {"PMIX_RANK", "5"}, {"SLURM_PROCID", "0"}, {"SLURM_NTASKS", "2"}});
+  const RankEnv env = find({{"OMPI_COMM_WORLD_SIZE", "8"},
+                            {"OMPI_COMM_WORLD_RANK", "5"},
+                            {"OMPI_COMM_WORLD_LOCAL_RANK", "1"},
+                            {"OMPI_COMM_WORLD_LOCAL_SIZE", "4"},
+                            {"PMIX_RANK", "5"},
+                            {"SLURM_PROCID", "0"},
+                            {"SLURM_NTASKS", "2"}});
   EXPECT_EQ(env.starter, Starter::mpirun);
   EXPECT_EQ(env.rank, 5);
   EXPECT_EQ(env.world_size, 8);
@@ -49,9 +53,10 @@ TEST(RankEnv, Mpirun) {
 }
 
 TEST(RankEnv, Srun) {
-  std::map<std::string, std::string> variables = {
-      {"SLURM_PROCID", "6"}, {"SLURM_LOCALID", "1"}, {"SLURM_NODEID", "2"}, {"SLURM_STEP_NUM_TASKS", "7"},
-      {"SLURM_NTASKS", "9"}, {"SLURM_STEP_TASKS_PER_NODE", "3(x2),1"}, {"PMIX_RANK", "6"}};
+  std::map<std::string, std::string> variables = {{"SLURM_PROCID", "6"}, {"SLURM_LOCALID", "1"},
+                                                  {"SLURM_NODEID", "2"}, {"SLURM_STEP_NUM_TASKS", "7"},
+                                                  {"SLURM_NTASKS", "9"}, {"SLURM_STEP_TASKS_PER_NODE", "3(x2),1"},
+                                                  {"PMIX_RANK", "6"}};
   const RankEnv env = find(variables);
   EXPECT_EQ(env.starter, Starter::srun);
   EXPECT_EQ(env.rank, 6);

@@ -26,8 +26,8 @@ TEST(MpirunCommand, OneMachine) {
             (Words{"mpirun", "--quiet", "--bind-to", "none", "--allow-run-as-root", "--oversubscribe", "-np", "3",
                    "/bin/trireme", "train", "a.yaml"}));
   args.nproc.reset();
-  EXPECT_EQ(mpirun_command(args, "t", false, 8), (Words{"mpirun", "--quiet", "--bind-to", "none", "--oversubscribe",
-                                                        "-np", "8", "t", "train", "a.yaml"}));
+  EXPECT_EQ(mpirun_command(args, "t", false, 8),
+            (Words{"mpirun", "--quiet", "--bind-to", "none", "--oversubscribe", "-np", "8", "t", "train", "a.yaml"}));
   EXPECT_EQ(mpirun_command(args, "t", false, 0)[6], "1");
 }
 
@@ -38,8 +38,8 @@ TEST(MpirunCommand, ManyMachines) {
   EXPECT_EQ(mpirun_command(args, "t", false, 8),
             (Words{"mpirun", "--quiet", "--bind-to", "none", "--hostfile", "hosts.txt", "t", "train"}));
   args.nproc = 16;
-  EXPECT_EQ(mpirun_command(args, "t", false, 8), (Words{"mpirun", "--quiet", "--bind-to", "none", "--hostfile",
-                                                        "hosts.txt", "-np", "16", "t", "train"}));
+  EXPECT_EQ(mpirun_command(args, "t", false, 8),
+            (Words{"mpirun", "--quiet", "--bind-to", "none", "--hostfile", "hosts.txt", "-np", "16", "t", "train"}));
 }
 
 class Supervise : public testing::Test {

@@ -18,7 +18,8 @@ OptimizerConfig make(LrScheduleType type, int64_t warmup, std::optional<int64_t>
 }
 
 TEST(LearningRate, WarmsUpToThePeak) {
-  for (const auto type : {LrScheduleType::constant, LrScheduleType::linear, LrScheduleType::cosine, LrScheduleType::wsd}) {
+  for (const auto type :
+       {LrScheduleType::constant, LrScheduleType::linear, LrScheduleType::cosine, LrScheduleType::wsd}) {
     const OptimizerConfig config = make(type, 4, std::nullopt, 0.0);
     EXPECT_DOUBLE_EQ(learning_rate(config, 100, 0), 0.5);
     EXPECT_DOUBLE_EQ(learning_rate(config, 100, 2), 1.5);

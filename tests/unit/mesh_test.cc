@@ -42,9 +42,15 @@ TEST(Mesh, GroupsPartitionTheWorld) {
   degrees.expert = 4;
   degrees.expert_tensor = 2;
   const int64_t world = Mesh(degrees, 0).world_size();
-  const AxisSet sets[] = {{Axis::tensor}, {Axis::context, Axis::data_shard}, kDataAxes, {Axis::expert},
-                          {Axis::expert_data}, {Axis::expert_tensor, Axis::expert}, {Axis::pipeline, Axis::expert_data},
-                          {Axis::tensor, Axis::pipeline}, {}};
+  const AxisSet sets[] = {{Axis::tensor},
+                          {Axis::context, Axis::data_shard},
+                          kDataAxes,
+                          {Axis::expert},
+                          {Axis::expert_data},
+                          {Axis::expert_tensor, Axis::expert},
+                          {Axis::pipeline, Axis::expert_data},
+                          {Axis::tensor, Axis::pipeline},
+                          {}};
   for (const AxisSet set : sets) {
     for (int64_t rank = 0; rank < world; ++rank) {
       const Mesh mesh(degrees, rank);

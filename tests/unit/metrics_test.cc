@@ -32,8 +32,7 @@ std::string read_all(const fs::path& path) {
 class Metrics : public testing::Test {
  protected:
   Metrics() {
-    dir_ = fs::path(testing::TempDir()) /
-           ("metrics_" + std::to_string(::getpid()));
+    dir_ = fs::path(testing::TempDir()) / ("metrics_" + std::to_string(::getpid()));
     fs::remove_all(dir_);
     fs::create_directories(dir_);
   }
@@ -54,8 +53,16 @@ class Metrics : public testing::Test {
 };
 
 StepMetrics step(int64_t number) {
-  return {.step = number, .time = 1.5, .tokens = 512 * number, .loss = 0.1, .lr = 3e-4, .grad_norm = 1.25,
-          .step_seconds = 0.5, .tokens_per_second = 1024, .tflops_per_rank = 0.25, .mfu = 0.5,
+  return {.step = number,
+          .time = 1.5,
+          .tokens = 512 * number,
+          .loss = 0.1,
+          .lr = 3e-4,
+          .grad_norm = 1.25,
+          .step_seconds = 0.5,
+          .tokens_per_second = 1024,
+          .tflops_per_rank = 0.25,
+          .mfu = 0.5,
           .memory_bytes = 1 << 20};
 }
 
@@ -120,15 +127,17 @@ TEST_F(Metrics, RunDirectory) {
   run.write_status({.state = RunState::running, .step = 7, .layout = "data 2"});
   EXPECT_EQ(read_all(run.status_file()),
             "{\n  \"state\": \"running\",\n  \"step\": 7,\n  \"reason\": \"\",\n  \"exit_code\": null,\n  \"layout\": "
-            "\"data 2\",\n  \"host\": \"" + host_name() + "\",\n  \"pid\": " + std::to_string(::getpid()) + "\n}\n");
+            "\"data 2\",\n  \"host\": \"" +
+                host_name() + "\",\n  \"pid\": " + std::to_string(::getpid()) + "\n}\n");
   run.write_status({.state = RunState::failed, .step = 8, .reason = "\"NaN\"", .exit_code = 5});
   EXPECT_NE(read_all(run.status_file()).find("\"exit_code\": 5"), std::string::npos);
 }
 
 TEST_F(Metrics, UnwritableRunDirectoryIsNamed) {
   std::ofstream(dir_ / "file") << "x";
-  EXPECT_NE(message([&] { RunDirectory::create(dir_ / "file"); })
-                .find("can't create the run directory: Not a directory"), std::string::npos);
+  EXPECT_NE(
+      message([&] { RunDirectory::create(dir_ / "file"); }).find("can't create the run directory: Not a directory"),
+      std::string::npos);
   EXPECT_NE(message([&] { RunDirectory::create(dir_ / "file" / "run"); }).find((dir_ / "file" / "run").string()),
             std::string::npos);
   // No one can make files in /proc, not even root.

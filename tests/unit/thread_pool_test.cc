@@ -41,7 +41,11 @@ TEST(ThreadPool, NestedCallsRunInline) {
 
 TEST(ThreadPool, ThrowsTheFirstExceptionAndGoesOn) {
   ThreadPool pool(2);
-  EXPECT_THROW(pool.run(100, [](int64_t i) { if (i == 37) throw std::runtime_error("37"); }), std::runtime_error);
+  EXPECT_THROW(pool.run(100,
+                        [](int64_t i) {
+                          if (i == 37) throw std::runtime_error("37");
+                        }),
+               std::runtime_error);
   std::atomic<int> count = 0;
   pool.run(100, [&](int64_t) { ++count; });
   EXPECT_EQ(count, 100);
