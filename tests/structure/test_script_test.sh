@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# Whether scripts/test counts right: a small tree with tests that pass, fail, skip, crash or don't build, and the last
+# line and exit status that must come out.
+#
+#   test_script_test.sh PATH/TO/scripts/test
+set -euo pipefail
+tree="$(mktemp -d)"
+trap 'rm -rf "$tree"' EXIT
+mkdir -p "$tree/scripts" "$tree/build" "$tree"/build-{asan,tsan}/tests
+cp "${1:?the path of scripts/test}" "$tree/scripts/test"
+
+cat >"$tree/scripts/build" <<'END'
+#!/usr/bin/env bash
+[ "$1" != "$DOES_NOT_BUILD" ]
+END
+cat >"$tree/build/CTestTestfile.cmake" <<'END'
+add_test(good true)
+if(NOT "$ENV{SKIPS}" STREQUAL "")
+  add_test(skipped echo SKIPPED)
+  set_tests_properties(skipped PROPERTIES LABELS "$ENV{SKIPS}" SKIP_REGULAR_EXPRESSION SKIPPED)
+endif()
+if(NOT "$ENV{BAD}" STREQUAL "")
+  add_test(bad false)
+  add_test(missing /no/such/program)
+endif()
+END
+cat >"$tree/build-asan/tests/unit_tests" <<'END'
+#!/usr/bin/env bash
+[ "$GTEST_SHARD_INDEX" = 0 ] || exit 0
+[ "$SANITIZER" != skips ] || printf '[  SKIPPED ] 1 test, listed below:\n[  SKIPPED ] A.b\n'
+[ "$SANITIZER" != reports ] || exit 66
+printf '[  PASSED  ] 3 tests.\n'
+[ "$SANITIZER" != fails ] || { printf '[  FAILED  ] 2 tests, listed below:\n[  FAILED  ] A.c\n'; exit 1; }
+END
+cp "$tree/build-asan/tests/unit_tests" "$tree/build-tsan/tests/parallel_tests"
+echo 'add_test(seeded_race_is_reported true)' >"$tree/build-tsan/CTestTestfile.cmake"
+chmod +x "$tree"/scripts/* "$tree"/build-*/tests/*
+
+failures=0
+# expect STATUS "LAST LINE" VARIABLES… -- ARGUMENTS…
+expect() {
+  local status=$1 line=$2 variables=() found=0 out
+  shift 2
+  while [ "$1" != -- ]; do variables+=("$1"); shift; done
+  shift
+  out="$(env CI= SKIPS= BAD= SANITIZER= DOES_NOT_BUILD= "${variables[@]}" "$tree/scripts/test" "$@" 2>&1)" || found=$?
+  if [ $found != "$status" ] || [ "$(tail -n 1 <<<"$out")" != "$line" ]; then
+    printf 'FAILED %s, %s: expected status %s and "%s"; status %s and\n%s\n' "${variables[*]}" "$*" "$status" "$line" $found "$out"
+    failures=$((failures + 1))
+  fi
+}
+
+expect 0 "8 passed, 0 failed, 0 skipped" --
+expect 0 "1 passed, 0 failed, 0 skipped" -- --fast
+expect 0 "1 passed, 0 failed, 0 skipped" -- --only goo
+expect 1 "0 passed, 0 failed, 0 skipped" -- --only nothing
+expect 1 "8 passed, 2 failed, 0 skipped" BAD=1 --
+expect 0 "8 passed, 0 failed, 1 skipped" SKIPS=unit --
+expect 1 "8 passed, 1 failed, 0 skipped" SKIPS=unit CI=true --
+expect 0 "8 passed, 0 failed, 1 skipped" SKIPS=gpu CI=true --
+expect 0 "8 passed, 0 failed, 2 skipped" SANITIZER=skips --
+expect 1 "8 passed, 2 failed, 0 skipped" SANITIZER=skips CI=true --
+expect 1 "8 passed, 4 failed, 0 skipped" SANITIZER=fails --
+expect 1 "2 passed, 2 failed, 0 skipped" SANITIZER=reports --
+expect 1 "0 passed, 1 failed, 0 skipped" DOES_NOT_BUILD=release --
+expect 1 "5 passed, 1 failed, 0 skipped" DOES_NOT_BUILD=asan --
+expect 1 "4 passed, 1 failed, 0 skipped" DOES_NOT_BUILD=tsan --
+
+[ $failures = 0 ] || { echo "$failures failed"; exit 1; }
+echo "scripts/test counts right"
