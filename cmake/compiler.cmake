@@ -13,7 +13,13 @@ endif()
 # a second time and chosen at run time (core/ops/cpu/multiversion.h). Line tables only: full debug information
 # triples build time.
 set(CMAKE_CXX_FLAGS_RELWITHDEBINFO "-O2 -g1")
-add_compile_options(-march=x86-64-v3 -Wall -Wextra -Wshadow -Werror
+# trireme_compile_options(option…): for the host compiler, also where nvcc calls it.
+function(trireme_compile_options)
+  add_compile_options("$<$<COMPILE_LANGUAGE:CXX>:${ARGN}>")
+  string(REPLACE ";" "," host "${ARGN}")
+  add_compile_options("$<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=${host}>")
+endfunction()
+trireme_compile_options(-march=x86-64-v3 -Wall -Wextra -Wshadow -Werror
   -fno-math-errno -fno-trapping-math -ffp-contract=fast -fopenmp-simd)
 
 # Sanitized trees are built for one run: -Og compiles in half the time of -O1. GCC sees uninitialised variables in

@@ -1,8 +1,12 @@
-# trireme_folder(NAME DEPENDS other…): the library trireme_NAME from all .cc files below NAME/.
+# trireme_folder(NAME DEPENDS other…): the library trireme_NAME from all .cc files below NAME/; those in folders named
+# cuda/ as TRIREME_CUDA says, *_absent.cc where there is no CUDA.
 function(trireme_folder name)
   cmake_parse_arguments(ARG "" "" "DEPENDS" ${ARGN})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/${name}/*.cc)
-  list(FILTER sources EXCLUDE REGEX "/launcher/main\\.cc$")
+  list(FILTER sources EXCLUDE REGEX "/launcher/main\\.cc$|/cuda/")
+  if(NOT TRIREME_CUDA_KIND STREQUAL "off")
+    list(FILTER sources EXCLUDE REGEX "_absent\\.cc$")
+  endif()
   list(LENGTH sources count)
   if(count EQUAL 0)
     add_library(trireme_${name} INTERFACE)
@@ -11,6 +15,7 @@ function(trireme_folder name)
   else()
     add_library(trireme_${name} STATIC ${sources})
     target_include_directories(trireme_${name} PUBLIC ${CMAKE_SOURCE_DIR})
+    trireme_cuda_sources(trireme_${name} ${name})
     set(scope PUBLIC)
   endif()
   foreach(dependency ${ARG_DEPENDS})

@@ -34,7 +34,7 @@ std::string first_not_finite(Stream& stream, const Transformer& model,
   for (size_t j = 0; j < microbatches.size(); ++j) {
     Tensor loss = Tensor::empty(stream, {1}, DType::f64, MemoryTag::workspace);
     ops::fill(stream, loss, 0);
-    const Microbatch microbatch = upload(stream, microbatches[j], loss, 0.0f, /*with_gradients=*/false);
+    const Microbatch microbatch = upload(stream, microbatches[j], loss, /*grad_scale=*/{});
     Tensor hidden;
     for (Unit* unit : units) {
       Stash stash(/*keep=*/false);

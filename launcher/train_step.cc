@@ -18,8 +18,7 @@ std::vector<RecomputeMode> recompute_modes(const Config& config, size_t num_unit
 
 }  // namespace
 
-Microbatch upload(Stream& stream, const HostMicrobatch& host, const Tensor& loss_sum, float grad_scale,
-                  bool with_gradients) {
+Microbatch upload(Stream& stream, const HostMicrobatch& host, const Tensor& loss_sum, const Tensor& grad_scale) {
   const auto to_device = [&](const int32_t* data) {
     Tensor t = Tensor::empty(stream, {host.batch * host.sequence}, DType::i32);
     ops::copy_from_host(stream, data, t);
@@ -33,7 +32,7 @@ Microbatch upload(Stream& stream, const HostMicrobatch& host, const Tensor& loss
   m.positions = to_device(host.positions);
   if (host.document_start != nullptr) m.document_start = to_device(host.document_start);
   m.grad_scale = grad_scale;
-  m.with_gradients = with_gradients;
+  m.with_gradients = grad_scale.defined();
   m.loss_sum = loss_sum;
   return m;
 }
@@ -110,7 +109,7 @@ double TrainStep::evaluate(std::span<const HostMicrobatch> microbatches) {
   const int64_t valid = count_valid(microbatches);
   ops::fill(stream_, loss_sum_, 0);
   for (const HostMicrobatch& host : microbatches) {
-    const Microbatch microbatch = upload(stream_, host, loss_sum_, 0.0f, /*with_gradients=*/false);
+    const Microbatch microbatch = upload(stream_, host, loss_sum_, /*grad_scale=*/{});
     StageStash stash;
     stage_.forward(stream_, microbatch, {}, stash);
   }
@@ -124,7 +123,7 @@ double TrainStep::evaluate(std::span<const HostMicrobatch> microbatches) {
 namespace {
 
 Tensor forward_hidden(Stream& stream, const Transformer& model, const HostMicrobatch& host) {
-  const Microbatch microbatch = upload(stream, host, {}, 0.0f, /*with_gradients=*/false);
+  const Microbatch microbatch = upload(stream, host, /*loss_sum=*/{}, /*grad_scale=*/{});
   Tensor hidden;
   const std::vector<Unit*> units = model.units();
   for (size_t i = 0; i + 1 < units.size(); ++i) {

@@ -64,9 +64,9 @@ class TrainStep {
   double exposed_comm_seconds_ = 0;
 };
 
-// Copies a microbatch to the stream's device; `loss_sum` f64 [1] is where the loss head adds its losses.
-Microbatch upload(Stream& stream, const HostMicrobatch& host, const Tensor& loss_sum, float grad_scale,
-                  bool with_gradients);
+// Copies a microbatch to the stream's device; `loss_sum` f64 [1] is where the loss head adds its losses. Gradients are
+// made where `grad_scale` (f32 [1]) is defined.
+Microbatch upload(Stream& stream, const HostMicrobatch& host, const Tensor& loss_sum, const Tensor& grad_scale);
 
 // Logits f32 [batch·sequence, V] of a forward pass without gradients.
 Tensor forward_logits(Stream& stream, const Transformer& model, const HostMicrobatch& host);

@@ -23,8 +23,8 @@ struct Microbatch {
   Tensor positions;       // inside the document
   Tensor document_start;  // first visible position of each token's sequence; undefined: 0
 
-  float grad_scale = 1.0f;     // of each token's loss: 1 / (valid tokens of the global batch)
   bool with_gradients = true;  // false in evaluation: forward only
+  Tensor grad_scale;           // f32 [1], of each token's loss: 1 / (valid tokens of the global batch); with gradients
   Tensor loss_sum;             // f64 [1]; the loss head adds the sum of its tokens' losses, unscaled
 
   int64_t num_tokens() const { return batch * sequence; }

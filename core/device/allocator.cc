@@ -54,6 +54,11 @@ std::shared_ptr<Storage> Allocator::allocate(int64_t bytes, MemoryTag tag) {
     cached_.erase(cached);
   } else {
     data = system_allocate(capacity);
+    if (data == nullptr && !cached_.empty()) {
+      // Sizes that were used once and never again may hold what is missing.
+      release_cached();
+      data = system_allocate(capacity);
+    }
     if (data == nullptr) {
       throw MachineError(
           {.what = device_.str() + " is out of memory: " + std::to_string(bytes) + " bytes for " + memory_tag_name(tag),
@@ -78,7 +83,10 @@ void Allocator::release(Storage& storage) {
 }
 
 void Allocator::release_cached() {
-  for (const auto& [capacity, data] : cached_) system_free(data, capacity);
+  for (const auto& [capacity, data] : cached_) {
+    system_free(data, capacity);
+    stats_.reserved_bytes -= capacity;
+  }
   cached_.clear();
 }
 

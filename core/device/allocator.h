@@ -2,7 +2,8 @@
 //
 // Freed blocks are kept and given out again (best fit among cached blocks of at most 1.25 times the
 // size), so that a training step in its steady state asks the system for nothing: `system_allocations`
-// stays constant from step 3 on, which tests read.
+// stays constant from step 3 on, which tests read. On a GPU a freed block may be given out while queued work still uses
+// it: its next user's work is queued behind, on the same stream. Work on other streams keeps its tensors alive itself.
 // Thread safety: all calls may come from any thread.
 #pragma once
 
@@ -73,6 +74,7 @@ class Allocator {
   virtual void* system_allocate(int64_t bytes) = 0;
   virtual void system_free(void* data, int64_t bytes) = 0;
   // Derived destructors must call this: it gives the cached blocks back.
+  // (`allocate` calls it, under the lock, before it gives up.)
   void release_cached();
 
  private:

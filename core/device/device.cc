@@ -1,5 +1,7 @@
 #include "core/device/device.h"
 
+#include <chrono>
+
 namespace trireme {
 
 namespace {
@@ -7,6 +9,13 @@ namespace {
 class FinishedEvent final : public Event {
  public:
   void synchronize() override {}
+  bool done() override { return true; }
+  double seconds_since(const Event& earlier) const override {
+    return std::chrono::duration<double>(time_ - static_cast<const FinishedEvent&>(earlier).time_).count();
+  }
+
+ private:
+  std::chrono::steady_clock::time_point time_ = std::chrono::steady_clock::now();
 };
 
 }  // namespace

@@ -21,11 +21,14 @@ struct Device {
 };
 
 // A marker in a stream's order of work. On the CPU every op is finished when its call returns, so an
-// event is always complete there.
+// event is always complete there. Any thread may ask.
 class Event {
  public:
   virtual ~Event() = default;
   virtual void synchronize() = 0;  // the host waits until all work before the marker is done
+  virtual bool done() = 0;         // without waiting
+  // Device time from `earlier` to this one. REQUIRES: both from record_time of streams of one device, and done.
+  virtual double seconds_since(const Event& earlier) const = 0;
 };
 
 // An ordered queue of work on one device, with what ops need to run there. Every op takes the stream
@@ -41,8 +44,14 @@ class Stream {
   Device device() const { return device_; }
   Allocator& allocator() const { return allocator_; }
   ThreadPool& pool() const { return pool_; }  // host threads of this rank; CPU kernels run on them
+  // Host memory that this device copies from and to without holding up the caller (pinned, for a GPU). Its blocks are
+  // not ordered by the stream: keep one until the copy is done.
+  virtual Allocator& host_allocator() { return allocator_; }
+  // Whether ops return before their work is done.
+  virtual bool asynchronous() const { return false; }
 
   virtual std::unique_ptr<Event> record() = 0;
+  virtual std::unique_ptr<Event> record_time() = 0;  // one that remembers when it was reached
   virtual void wait(const Event& event) = 0;  // later work here runs after the event
   virtual void synchronize() = 0;             // the host waits for all queued work
 
@@ -57,6 +66,7 @@ class CpuStream final : public Stream {
  public:
   CpuStream(Allocator& allocator, ThreadPool& pool) : Stream(Device{}, allocator, pool) {}
   std::unique_ptr<Event> record() override;
+  std::unique_ptr<Event> record_time() override { return record(); }
   void wait(const Event&) override {}
   void synchronize() override {}
 };

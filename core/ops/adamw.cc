@@ -1,7 +1,6 @@
 #include "core/ops/adamw.h"
 
 #include "core/ops/check.h"
-#include "core/ops/cpu/kernels.h"
 #include "core/ops/dispatch.h"
 
 namespace trireme::ops {

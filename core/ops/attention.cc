@@ -1,7 +1,6 @@
 #include "core/ops/attention.h"
 
 #include "core/ops/check.h"
-#include "core/ops/cpu/attention.h"
 #include "core/ops/dispatch.h"
 
 namespace trireme::ops {

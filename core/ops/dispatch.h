@@ -2,13 +2,8 @@
 #pragma once
 
 #include "core/device/device.h"
-
-namespace trireme::ops {
-
-// Throws MachineError: this program was built without CUDA.
-[[noreturn]] void fail_no_cuda();
-
-}  // namespace trireme::ops
+#include "core/ops/cpu/kernels.h"
+#include "core/ops/cuda/kernels.h"
 
 // TRIREME_DISPATCH(stream, f(args…)): calls cpu::f or cuda::f.
 #define TRIREME_DISPATCH(stream, call)                          \
@@ -16,6 +11,6 @@ namespace trireme::ops {
     if ((stream).device().type == ::trireme::DeviceType::cpu) { \
       ::trireme::cpu::call;                                     \
     } else {                                                    \
-      ::trireme::ops::fail_no_cuda();                           \
+      ::trireme::cuda::call;                                    \
     }                                                           \
   } while (false)

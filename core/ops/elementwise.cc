@@ -1,7 +1,6 @@
 #include "core/ops/elementwise.h"
 
 #include "core/ops/check.h"
-#include "core/ops/cpu/kernels.h"
 #include "core/ops/dispatch.h"
 
 namespace trireme::ops {

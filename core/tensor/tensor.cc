@@ -48,14 +48,22 @@ std::string Shape::str() const {
 
 bool Shape::operator==(const Shape& other) const { return ndim_ == other.ndim_ && dims_ == other.dims_; }
 
-Tensor Tensor::empty(Stream& stream, Shape shape, DType dtype, MemoryTag tag) {
+Tensor Tensor::allocate(Allocator& allocator, Shape shape, DType dtype, MemoryTag tag) {
   Tensor t;
   t.dtype_ = dtype;
   t.shape_ = shape;
-  t.device_ = stream.device();
-  t.storage_ = stream.allocator().allocate(shape.numel() * dtype_bytes(dtype), tag);
+  t.device_ = allocator.device();
+  t.storage_ = allocator.allocate(shape.numel() * dtype_bytes(dtype), tag);
   t.data_ = t.storage_->data();
   return t;
+}
+
+Tensor Tensor::empty(Stream& stream, Shape shape, DType dtype, MemoryTag tag) {
+  return allocate(stream.allocator(), shape, dtype, tag);
+}
+
+Tensor Tensor::empty_on_host(Stream& stream, Shape shape, DType dtype) {
+  return allocate(stream.host_allocator(), shape, dtype, MemoryTag::workspace);
 }
 
 Tensor Tensor::borrow(void* data, Shape shape, DType dtype) {

@@ -44,6 +44,8 @@ class Tensor {
 
   // Uninitialised memory from the stream's allocator.
   static Tensor empty(Stream& stream, Shape shape, DType dtype, MemoryTag tag = MemoryTag::activations);
+  // Uninitialised host memory that the stream's device copies from and to without waiting (Stream::host_allocator).
+  static Tensor empty_on_host(Stream& stream, Shape shape, DType dtype);
   // Wraps memory that somebody else keeps alive (host memory only).
   static Tensor borrow(void* data, Shape shape, DType dtype);
 
@@ -72,6 +74,8 @@ class Tensor {
   Tensor flat_slice(int64_t offset, Shape shape) const;
 
  private:
+  static Tensor allocate(Allocator& allocator, Shape shape, DType dtype, MemoryTag tag);
+
   std::shared_ptr<Storage> storage_;
   std::byte* data_ = nullptr;
   bool defined_empty_ = false;

@@ -48,7 +48,10 @@ std::vector<int32_t> make_labels(int64_t rows, int64_t columns) {
 
 constexpr float kScale = 0.125f;
 
-class CrossEntropyTest : public OpTest {};
+class CrossEntropyTest : public OpTest {
+ protected:
+  Tensor scale_tensor(float scale = kScale) { return tensor(DType::f32, {1}, {static_cast<double>(scale)}); }
+};
 
 TEST_P(CrossEntropyTest, MatchesReference) {
   for (const DType dtype : {DType::f32, DType::bf16}) {
@@ -59,7 +62,7 @@ TEST_P(CrossEntropyTest, MatchesReference) {
       const std::vector<int32_t> labels = make_labels(shape[0], shape[1]);
       Tensor losses = unset(DType::f32, {shape[0]});
       Tensor dlogits = unset(dtype, shape);
-      ops::cross_entropy(stream(), logits, make_ids(stream(), labels), kScale, losses, dlogits);
+      ops::cross_entropy(stream(), logits, make_ids(stream(), labels), scale_tensor(), losses, dlogits);
       const Values x = read(logits);
       expect_close(read(losses), reference_losses(x, labels, columns), tolerance(DType::f32, OpKind::reduction),
                    shape.str());
@@ -78,13 +81,13 @@ TEST_P(CrossEntropyTest, GradientIsTheSlopeOfTheLoss) {
   };
   Tensor losses = unset(DType::f32, {4});
   Tensor dlogits = unset(DType::f32, {4, 17});
-  ops::cross_entropy(stream(), tensor(DType::f32, {4, 17}, x), make_ids(stream(), labels), kScale, losses, dlogits);
+  ops::cross_entropy(stream(), tensor(DType::f32, {4, 17}, x), make_ids(stream(), labels), scale_tensor(), losses, dlogits);
   expect_close(read(dlogits), gradient_of(loss, x), tolerance(DType::f32, OpKind::reduction), "dlogits");
 
   const Values along = normal_values(4 * 17, "along");
   const auto own_loss = [&](const Values& at) {
     Tensor none;
-    ops::cross_entropy(stream(), tensor(DType::f32, {4, 17}, at), make_ids(stream(), labels), kScale, losses, none);
+    ops::cross_entropy(stream(), tensor(DType::f32, {4, 17}, at), make_ids(stream(), labels), scale_tensor(), losses, none);
     return kScale * dot(read(losses), Values(4, 1.0));
   };
   const double want = (own_loss(plus(x, 1e-2, along)) - own_loss(plus(x, -1e-2, along))) / 2e-2;
@@ -97,16 +100,40 @@ TEST_P(CrossEntropyTest, InPlaceAndWithoutGradient) {
   Tensor logits = normal(DType::f32, shape, "logits", 4.0);
   Tensor losses = unset(DType::f32, {7});
   Tensor dlogits = unset(DType::f32, shape);
-  ops::cross_entropy(stream(), logits, labels, kScale, losses, dlogits);
+  ops::cross_entropy(stream(), logits, labels, scale_tensor(), losses, dlogits);
   const Values want = read(losses);
   const Values before = read(logits);
   Tensor none;
-  ops::cross_entropy(stream(), logits, labels, kScale, losses, none);
+  ops::cross_entropy(stream(), logits, labels, scale_tensor(), losses, none);
   EXPECT_EQ(read(losses), want);
   EXPECT_EQ(read(logits), before);
-  ops::cross_entropy(stream(), logits, labels, kScale, losses, logits);
+  ops::cross_entropy(stream(), logits, labels, scale_tensor(), losses, logits);
   EXPECT_EQ(read(losses), want);
   EXPECT_EQ(read(logits), read(dlogits));
+}
+
+// bf16 logits: what a bf16 model has on a GPU. The loss is that of the logits as rounded.
+TEST_P(CrossEntropyTest, NarrowLogits) {
+  for (const Shape& shape : {Shape{3, 3}, Shape{17, 17}, Shape{5, 2051}}) {
+    const auto columns = static_cast<size_t>(shape[1]);
+    Tensor logits = normal(DType::bf16, shape, "logits", 4.0);
+    const Values x = read(logits);
+    const std::vector<int32_t> labels = make_labels(shape[0], shape[1]);
+    Tensor losses = unset(DType::f32, {shape[0]});
+    ops::cross_entropy(stream(), logits, make_ids(stream(), labels), scale_tensor(), losses, logits);
+    expect_close(read(losses), reference_losses(x, labels, columns), tolerance(DType::f32, OpKind::reduction),
+                 shape.str());
+    expect_close(read(logits), reference_gradient(x, labels, columns, kScale),
+                 tolerance(DType::bf16, OpKind::reduction), "gradient " + shape.str());
+  }
+}
+
+TEST_P(CrossEntropyTest, InverseCount) {
+  for (const double count : {0.0, 1.0, 3.0, 1e9}) {
+    Tensor scale = unset(DType::f32, {1});
+    ops::inverse_count(stream(), tensor(DType::i64, {1}, {count}), scale);
+    EXPECT_EQ(read(scale)[0], count > 0 ? static_cast<double>(static_cast<float>(1.0 / count)) : 0.0);
+  }
 }
 
 // Maxima that grow along the row, logits far apart, masked columns.
@@ -122,7 +149,7 @@ TEST_P(CrossEntropyTest, ExtremeLogits) {
   const std::vector<int32_t> labels = {4990, 4500, 7};
   Tensor losses = unset(DType::f32, {3});
   Tensor dlogits = unset(DType::f32, {3, 5000});
-  ops::cross_entropy(stream(), tensor(DType::f32, {3, 5000}, x), make_ids(stream(), labels), 1.0f, losses, dlogits);
+  ops::cross_entropy(stream(), tensor(DType::f32, {3, 5000}, x), make_ids(stream(), labels), scale_tensor(1.0f), losses, dlogits);
   expect_close(read(losses), reference_losses(x, labels, columns), tolerance(DType::f32, OpKind::reduction), "losses");
   expect_close(read(dlogits), reference_gradient(x, labels, columns, 1), tolerance(DType::f32, OpKind::reduction),
                "dlogits");
@@ -133,7 +160,7 @@ TEST_P(CrossEntropyTest, NanReachesTheLoss) {
   x[2999] = std::numeric_limits<double>::quiet_NaN();
   Tensor losses = unset(DType::f32, {1});
   Tensor none;
-  ops::cross_entropy(stream(), tensor(DType::f32, {1, 3000}, x), make_ids(stream(), {5}), 1.0f, losses, none);
+  ops::cross_entropy(stream(), tensor(DType::f32, {1, 3000}, x), make_ids(stream(), {5}), scale_tensor(1.0f), losses, none);
   EXPECT_TRUE(std::isnan(read(losses)[0]));
 }
 
@@ -142,7 +169,8 @@ TEST_P(CrossEntropyTest, SameBitsOnAnyPool) {
     const Tensor logits = make_tensor(s, DType::f32, {101, 777}, normal_values(101 * 777, "logits"));
     Tensor losses = make_unset(s, DType::f32, {101});
     Tensor dlogits = make_unset(s, DType::bf16, {101, 777});
-    ops::cross_entropy(s, logits, make_ids(s, make_labels(101, 777)), kScale, losses, dlogits);
+    const Tensor scale = make_tensor(s, DType::f32, {1}, {kScale});
+    ops::cross_entropy(s, logits, make_ids(s, make_labels(101, 777)), scale, losses, dlogits);
     return std::vector<Tensor>{losses, dlogits};
   });
 }
@@ -152,8 +180,8 @@ TEST_P(CrossEntropyTest, RefusesALabelOutsideTheVocabulary) {
   Tensor losses = unset(DType::f32, {1});
   Tensor none;
   const Tensor logits = normal(DType::f32, {1, 3}, "logits");
-  EXPECT_THROW(ops::cross_entropy(stream(), logits, make_ids(stream(), {3}), 1, losses, none), BugError);
-  EXPECT_THROW(ops::cross_entropy(stream(), logits, make_ids(stream(), {-1}), 1, losses, none), BugError);
+  EXPECT_THROW(ops::cross_entropy(stream(), logits, make_ids(stream(), {3}), scale_tensor(1.0f), losses, none), BugError);
+  EXPECT_THROW(ops::cross_entropy(stream(), logits, make_ids(stream(), {-1}), scale_tensor(1.0f), losses, none), BugError);
 }
 
 TRIREME_OP_DEVICES(CrossEntropyTest);

@@ -1,7 +1,7 @@
 // Attention on the CPU: the contract is core/ops/attention.h.
 //
 // attention.cc cuts the work into tasks, one of the builds of attention_tiles.h (one per instruction set) computes
-// them.
+// them. The calls themselves are in kernels.h.
 #pragma once
 
 #include <vector>
@@ -11,15 +11,7 @@
 
 namespace trireme::cpu {
 
-void attention_forward(Stream& stream, const ops::AttentionShape& shape, const Tensor& qkv,
-                       const Tensor& document_start, Tensor& out, Tensor& lse);
-
-void attention_backward(Stream& stream, const ops::AttentionShape& shape, const Tensor& qkv,
-                        const Tensor& document_start, const Tensor& out, const Tensor& lse, const Tensor& dout,
-                        Tensor& dqkv);
-
-// The kernels for tensors of `dtype` (f32 or bf16) that this machine can run, the fastest first: the calls above take
-// that.
+// The kernels for tensors of `dtype` (f32 or bf16) that this machine can run, the fastest first: the ops take that.
 std::vector<const AttentionKernels*> attention_kernels(DType dtype);
 
 // The same with given kernels, for tests and benchmarks.

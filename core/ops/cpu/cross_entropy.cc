@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <limits>
+#include <vector>
 
 #include "core/ops/cpu/blocks.h"
 #include "core/ops/cpu/kernels.h"
@@ -51,6 +52,12 @@ TRIREME_MULTIVERSION void softmax_grad_row(const float* x, float shift, float fa
   for (int64_t i = 0; i < columns; ++i) math::store(d + i, math::exp_of_nonpositive(x[i] - shift) * factor);
 }
 
+TRIREME_MULTIVERSION
+void widen_row(const bf16* x, float* y, int64_t columns) {
+#pragma omp simd
+  for (int64_t i = 0; i < columns; ++i) y[i] = math::load(x + i);
+}
+
 template <class T>
 void zero_row(T* d, int64_t columns) {
   for (int64_t i = 0; i < columns; ++i) math::store(d + i, 0.0f);
@@ -67,17 +74,24 @@ void gradient_row(const float* x, int64_t columns, int32_t label, const LogSumEx
 
 }  // namespace
 
-void cross_entropy(Stream& stream, const Tensor& logits, const Tensor& labels, float grad_scale, Tensor& losses,
+void cross_entropy(Stream& stream, const Tensor& logits, const Tensor& labels, const Tensor& grad_scale, Tensor& losses,
                    Tensor& dlogits) {
   const int64_t columns = logits.dim(1);
-  const float* x = logits.data<float>();
+  const bool narrow = logits.dtype() == DType::bf16;
   const int32_t* label = labels.data<int32_t>();
   float* loss = losses.data<float>();
+  const float factor = dlogits.defined() ? *grad_scale.data<float>() : 0.0f;
   with_float_type(dlogits.defined() ? dlogits.dtype() : DType::f32, [&]<class T>(T) {
     T* d = dlogits.defined() ? dlogits.data<T>() : nullptr;
     stream.pool().for_ranges(logits.dim(0), rows_per_piece(columns), [&](int64_t begin, int64_t end) {
+      std::vector<float> widened(narrow ? static_cast<size_t>(columns) : 0);
       for (int64_t n = begin; n < end; ++n) {
-        const float* row = x + n * columns;
+        const float* row = widened.data();
+        if (narrow) {
+          widen_row(logits.data<bf16>() + n * columns, widened.data(), columns);
+        } else {
+          row = logits.data<float>() + n * columns;
+        }
         if (label[n] == ops::kIgnoredLabel) {
           loss[n] = 0;
           if (d != nullptr) zero_row(d + n * columns, columns);
@@ -86,10 +100,15 @@ void cross_entropy(Stream& stream, const Tensor& logits, const Tensor& labels, f
         TRIREME_CHECK(label[n] >= 0 && label[n] < columns, "a label lies outside the vocabulary");
         const LogSumExp total = log_sum_exp(row, columns);
         loss[n] = static_cast<float>(total.value() - static_cast<double>(row[label[n]]));
-        if (d != nullptr) gradient_row(row, columns, label[n], total, grad_scale, d + n * columns);
+        if (d != nullptr) gradient_row(row, columns, label[n], total, factor, d + n * columns);
       }
     });
   });
+}
+
+void inverse_count(Stream&, const Tensor& count, Tensor& scale) {
+  const int64_t n = *count.data<int64_t>();
+  *scale.data<float>() = n > 0 ? static_cast<float>(1.0 / static_cast<double>(n)) : 0.0f;
 }
 
 }  // namespace trireme::cpu

@@ -1,0 +1,61 @@
+// What stands in for the folders named cuda in a program built without CUDA: no devices, and ops that say so.
+#include "core/device/cuda/cuda_device.h"
+#include "core/error.h"
+#include "core/ops/cuda/kernels.h"
+
+namespace trireme::cuda {
+
+namespace {
+
+constexpr const char* kReason = "this program was built without CUDA";
+
+[[noreturn]] void absent() {
+  throw MachineError({.what = kReason, .hint = "run.device: cpu, or a build with TRIREME_CUDA=on"});
+}
+
+}  // namespace
+
+int num_devices() { return 0; }
+std::string why_no_devices() { return kReason; }
+void require_device(int) { absent(); }
+DeviceInfo device_info(int) { absent(); }
+std::unique_ptr<Allocator> make_device_allocator(int) { absent(); }
+std::unique_ptr<Allocator> make_pinned_allocator(int) { absent(); }
+std::unique_ptr<Stream> make_stream(int, Allocator&, Allocator&, ThreadPool&, StreamPriority) { absent(); }
+void profiler_start() {}
+void profiler_stop() {}
+
+void gelu_forward(Stream&, const Tensor&, ops::Gelu, Tensor&) { absent(); }
+void gelu_backward(Stream&, const Tensor&, const Tensor&, ops::Gelu, Tensor&) { absent(); }
+void swiglu_forward(Stream&, const Tensor&, Tensor&) { absent(); }
+void swiglu_backward(Stream&, const Tensor&, const Tensor&, Tensor&) { absent(); }
+void prepare_update(Stream&, const Tensor&, const Tensor&, float, ops::UpdateScalars&) { absent(); }
+void adamw_update(Stream&, const ops::AdamW&, const ops::UpdateScalars&, const Tensor&, Tensor&, Tensor&, Tensor&, Tensor&) { absent(); }
+void attention_forward(Stream&, const ops::AttentionShape&, const Tensor&, const Tensor&, Tensor&, Tensor&) { absent(); }
+void attention_backward(Stream&, const ops::AttentionShape&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, Tensor&) { absent(); }
+void cross_entropy(Stream&, const Tensor&, const Tensor&, const Tensor&, Tensor&, Tensor&) { absent(); }
+void inverse_count(Stream&, const Tensor&, Tensor&) { absent(); }
+void fill(Stream&, Tensor&, double) { absent(); }
+void copy(Stream&, const Tensor&, Tensor&) { absent(); }
+void cast(Stream&, const Tensor&, Tensor&) { absent(); }
+void add(Stream&, const Tensor&, const Tensor&, Tensor&) { absent(); }
+void accumulate(Stream&, const Tensor&, Tensor&, bool) { absent(); }
+void scale(Stream&, Tensor&, float) { absent(); }
+void sum(Stream&, const Tensor&, Tensor&, bool) { absent(); }
+void sum_squares(Stream&, const Tensor&, Tensor&, bool) { absent(); }
+void copy_to_host(Stream&, const Tensor&, void*) { absent(); }
+void copy_from_host(Stream&, const void*, Tensor&) { absent(); }
+void embedding_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, Tensor&) { absent(); }
+void embedding_backward(Stream&, const Tensor&, const Tensor&, Tensor&, bool) { absent(); }
+void linear_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, Tensor&) { absent(); }
+void linear_add_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, Tensor&) { absent(); }
+void linear_backward_input(Stream&, const Tensor&, const Tensor&, Tensor&, bool) { absent(); }
+void linear_backward_weight(Stream&, const Tensor&, const Tensor&, Tensor&, Tensor&, bool) { absent(); }
+void norm_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, float, Tensor&, ops::NormStats&) { absent(); }
+void add_norm_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, float, Tensor&, Tensor&, ops::NormStats&) { absent(); }
+void norm_backward(Stream&, const Tensor&, const Tensor&, const Tensor&, const ops::NormStats&, Tensor&, bool, Tensor&, Tensor&) { absent(); }
+void qk_norm_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, int64_t, int64_t, float, Tensor&, Tensor&) { absent(); }
+void qk_norm_backward(Stream&, Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, int64_t, int64_t, Tensor&, Tensor&) { absent(); }
+void rotary(Stream&, Tensor&, const Tensor&, const Tensor&, int64_t, int64_t, bool) { absent(); }
+
+}  // namespace trireme::cuda

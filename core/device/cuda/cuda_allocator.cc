@@ -1,0 +1,60 @@
+// Memory of a GPU and pinned memory of the host, behind the caching allocator.
+#include <cuda_runtime.h>
+
+#include "core/device/cuda/check.h"
+#include "core/device/cuda/cuda_device.h"
+
+namespace trireme::cuda {
+
+namespace {
+
+// A failed allocation must not be found by the next call that asks for errors.
+void* or_null(cudaError_t status, void* data) {
+  if (status == cudaSuccess) return data;
+  cudaGetLastError();
+  return nullptr;
+}
+
+class DeviceAllocator final : public Allocator {
+ public:
+  explicit DeviceAllocator(int index) : Allocator(Device{DeviceType::cuda, index}) { require_device(index); }
+  ~DeviceAllocator() override { release_cached(); }
+
+ protected:
+  void* system_allocate(int64_t bytes) override {
+    activate();
+    void* data = nullptr;
+    return or_null(cudaMalloc(&data, static_cast<size_t>(bytes)), data);
+  }
+  void system_free(void* data, int64_t) override {
+    activate();
+    cudaFree(data);  // waits for the work that uses it
+  }
+
+ private:
+  void activate() { check(cudaSetDevice(device().index), "make " + device().str() + " current"); }
+};
+
+class PinnedAllocator final : public Allocator {
+ public:
+  explicit PinnedAllocator(int index) : Allocator(Device{}), index_(index) {}
+  ~PinnedAllocator() override { release_cached(); }
+
+ protected:
+  void* system_allocate(int64_t bytes) override {
+    check(cudaSetDevice(index_), "make cuda:" + std::to_string(index_) + " current");
+    void* data = nullptr;
+    return or_null(cudaHostAlloc(&data, static_cast<size_t>(bytes), cudaHostAllocPortable), data);
+  }
+  void system_free(void* data, int64_t) override { cudaFreeHost(data); }
+
+ private:
+  int index_;
+};
+
+}  // namespace
+
+std::unique_ptr<Allocator> make_device_allocator(int index) { return std::make_unique<DeviceAllocator>(index); }
+std::unique_ptr<Allocator> make_pinned_allocator(int index) { return std::make_unique<PinnedAllocator>(index); }
+
+}  // namespace trireme::cuda
