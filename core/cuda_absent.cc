@@ -64,7 +64,7 @@ void add_norm_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, cons
                       ops::NormStats&) {
   absent();
 }
-void norm_backward(Stream&, const Tensor&, const Tensor&, const Tensor&, const ops::NormStats&, Tensor&, bool, Tensor&,
+void norm_backward(Stream&, const Tensor&, const Tensor&, const Tensor&, const ops::NormStats&, const Tensor&, Tensor&, Tensor&,
                    Tensor&) {
   absent();
 }

@@ -198,9 +198,9 @@ Tensor TransformerBlock::backward_input(Stream& stream, const Microbatch& microb
   stash.put(kGradOutput, dy);
   const Tensor dup = activate_backward(stream, down_.backward_input(stream, dy), stash.take(kUp));
   stash.put(kGradUp, dup);
-  Tensor dhidden = clone(stream, dy);
+  Tensor dhidden;
   stash.put(kGradNorm2, norm2_.backward_input(stream, up_.backward_input(stream, dup), stash.take(kHidden),
-                                              get_stats(stash, kMean2, kRstd2), dhidden));
+                                              get_stats(stash, kMean2, kRstd2), dy, dhidden));
   stash.put(kGradHidden, dhidden);
 
   // Attention: h = x + out(attention(qkv(norm1(x))))
@@ -222,9 +222,9 @@ Tensor TransformerBlock::backward_input(Stream& stream, const Microbatch& microb
     stash.put(kGradKNorm, dk_norm);
   }
   stash.put(kGradQkv, dqkv);
-  Tensor dx = clone(stream, dhidden);
+  Tensor dx;
   stash.put(kGradNorm1, norm1_.backward_input(stream, qkv_.backward_input(stream, dqkv), stash.take(kInput),
-                                              get_stats(stash, kMean1, kRstd1), dx));
+                                              get_stats(stash, kMean1, kRstd1), dhidden, dx));
   return dx;
 }
 
