@@ -23,6 +23,10 @@ struct ConformanceCase {
   std::function<void(Communicator&, Stream&)> run;
 };
 
+// Two of the cases, which have a file of their own.
+void test_rank_order(Communicator& comm, Stream& stream);
+void test_special_values(Communicator& comm, Stream& stream);
+
 const std::vector<ConformanceCase>& conformance_cases();
 const std::vector<ConformanceCase>& large_conformance_cases();  // over 2^31 bytes; for 2 ranks
 
