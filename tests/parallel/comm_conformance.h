@@ -3,9 +3,11 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "core/device/cuda/cuda_device.h"
 #include "core/device/thread_pool.h"
 #include "parallel/comm/communicator.h"
 
@@ -16,6 +18,19 @@ struct TestDevice {
   CpuAllocator allocator;
   ThreadPool pool{1};
   CpuStream stream{allocator, pool};
+};
+
+// The same on GPU `index`.
+struct TestGpu {
+  explicit TestGpu(int index)
+      : allocator(cuda::make_device_allocator(index)),
+        pinned(cuda::make_pinned_allocator(index)),
+        stream(cuda::make_stream(index, *allocator, *pinned, pool)) {}
+
+  ThreadPool pool{1};
+  std::unique_ptr<Allocator> allocator;
+  std::unique_ptr<Allocator> pinned;
+  std::unique_ptr<Stream> stream;
 };
 
 struct ConformanceCase {
