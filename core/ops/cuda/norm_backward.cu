@@ -102,7 +102,7 @@ __device__ void leave_sums(const float (&sums)[kVecs][kWidth], int64_t columns, 
 template <class T, int kVecs, bool kLayer>
 __global__ void __launch_bounds__(kMostThreads, kVecs == 1 ? 2 : 1) backward_rows(BackwardRows<T> rows) {
   constexpr int kWidth = kVector<T>;
-  constexpr bool kRoomy = kVecs <= 2;  // else the weights stay in the L1 cache, and dx is read late
+  constexpr bool kRoomy = kVecs <= 2;       // else the weights stay in the L1 cache, and dx is read late
   __shared__ RowSums slots[2][kMostWarps];  // of each group's warps
   const int x = static_cast<int>(threadIdx.x);
   const int num_warps = static_cast<int>(blockDim.x) / kWarp;
@@ -212,8 +212,8 @@ __global__ void __launch_bounds__(kAnyThreads) backward_any(BackwardRows<T> rows
     for (int64_t i = thread; i < rows.columns; i += kAnyThreads) {
       float dweight_i = dweight[i];
       float dbias_i = dbias[i];
-      float out = gradient<kLayer>(row, math::load(dy + i), math::load(x + i), math::load(rows.weight + i), dweight_i,
-                                   dbias_i);
+      float out =
+          gradient<kLayer>(row, math::load(dy + i), math::load(x + i), math::load(rows.weight + i), dweight_i, dbias_i);
       if (rows.accumulate_dx) out += math::load(dx + i);
       dweight[i] = dweight_i;
       if constexpr (kLayer) dbias[i] = dbias_i;
