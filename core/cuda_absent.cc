@@ -33,9 +33,17 @@ void gelu_backward(Stream&, const Tensor&, const Tensor&, ops::Gelu, Tensor&) { 
 void swiglu_forward(Stream&, const Tensor&, Tensor&) { absent(); }
 void swiglu_backward(Stream&, const Tensor&, const Tensor&, Tensor&) { absent(); }
 void prepare_update(Stream&, const Tensor&, const Tensor&, float, ops::UpdateScalars&) { absent(); }
-void adamw_update(Stream&, const ops::AdamW&, const ops::UpdateScalars&, const Tensor&, Tensor&, Tensor&, Tensor&, Tensor&) { absent(); }
-void attention_forward(Stream&, const ops::AttentionShape&, const Tensor&, const Tensor&, Tensor&, Tensor&) { absent(); }
-void attention_backward(Stream&, const ops::AttentionShape&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, Tensor&) { absent(); }
+void adamw_update(Stream&, const ops::AdamW&, const ops::UpdateScalars&, const Tensor&, Tensor&, Tensor&, Tensor&,
+                  Tensor&) {
+  absent();
+}
+void attention_forward(Stream&, const ops::AttentionShape&, const Tensor&, const Tensor&, Tensor&, Tensor&) {
+  absent();
+}
+void attention_backward(Stream&, const ops::AttentionShape&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                        const Tensor&, Tensor&) {
+  absent();
+}
 void cross_entropy(Stream&, const Tensor&, const Tensor&, const Tensor&, Tensor&, Tensor&) { absent(); }
 void inverse_count(Stream&, const Tensor&, Tensor&) { absent(); }
 void fill(Stream&, Tensor&, double) { absent(); }
@@ -59,10 +67,21 @@ void linear_gelu_backward_input(Stream&, const Tensor&, const Tensor&, const Ten
 void export_gemm_algorithms(Stream&, std::string&) { absent(); }
 void import_gemm_algorithms(Stream&, const std::string&, bool&) { absent(); }
 void norm_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, float, Tensor&, ops::NormStats&) { absent(); }
-void add_norm_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, float, Tensor&, Tensor&, ops::NormStats&) { absent(); }
-void norm_backward(Stream&, const Tensor&, const Tensor&, const Tensor&, const ops::NormStats&, Tensor&, bool, Tensor&, Tensor&) { absent(); }
-void qk_norm_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, int64_t, int64_t, float, Tensor&, Tensor&) { absent(); }
-void qk_norm_backward(Stream&, Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, int64_t, int64_t, Tensor&, Tensor&) { absent(); }
+void add_norm_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, float, Tensor&, Tensor&,
+                      ops::NormStats&) {
+  absent();
+}
+void norm_backward(Stream&, const Tensor&, const Tensor&, const Tensor&, const ops::NormStats&, Tensor&, bool, Tensor&,
+                   Tensor&) {
+  absent();
+}
+void qk_norm_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, int64_t, int64_t, float, Tensor&, Tensor&) {
+  absent();
+}
+void qk_norm_backward(Stream&, Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, int64_t, int64_t,
+                      Tensor&, Tensor&) {
+  absent();
+}
 void rotary(Stream&, Tensor&, const Tensor&, const Tensor&, int64_t, int64_t, bool) { absent(); }
 
 }  // namespace trireme::cuda

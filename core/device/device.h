@@ -31,6 +31,15 @@ class Event {
   virtual double seconds_since(const Event& earlier) const = 0;
 };
 
+// Two marks of one stream, or none.
+struct Interval {
+  std::unique_ptr<Event> begin;
+  std::unique_ptr<Event> end;
+
+  // 0 where there are none. REQUIRES: both were reached.
+  double seconds() const { return begin ? end->seconds_since(*begin) : 0.0; }
+};
+
 // An ordered queue of work on one device, with what ops need to run there. Every op takes the stream
 // first and returns when the work is queued; results may be used by later work on the same stream.
 // A stream belongs to one rank and is used by one thread at a time. It must outlive its tensors' use.
@@ -52,8 +61,8 @@ class Stream {
 
   virtual std::unique_ptr<Event> record() = 0;
   virtual std::unique_ptr<Event> record_time() = 0;  // one that remembers when it was reached
-  virtual void wait(const Event& event) = 0;  // later work here runs after the event
-  virtual void synchronize() = 0;             // the host waits for all queued work
+  virtual void wait(const Event& event) = 0;         // later work here runs after the event
+  virtual void synchronize() = 0;                    // the host waits for all queued work
 
  private:
   Device device_;

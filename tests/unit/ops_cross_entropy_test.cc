@@ -81,13 +81,15 @@ TEST_P(CrossEntropyTest, GradientIsTheSlopeOfTheLoss) {
   };
   Tensor losses = unset(DType::f32, {4});
   Tensor dlogits = unset(DType::f32, {4, 17});
-  ops::cross_entropy(stream(), tensor(DType::f32, {4, 17}, x), make_ids(stream(), labels), scale_tensor(), losses, dlogits);
+  ops::cross_entropy(stream(), tensor(DType::f32, {4, 17}, x), make_ids(stream(), labels), scale_tensor(), losses,
+                     dlogits);
   expect_close(read(dlogits), gradient_of(loss, x), tolerance(DType::f32, OpKind::reduction), "dlogits");
 
   const Values along = normal_values(4 * 17, "along");
   const auto own_loss = [&](const Values& at) {
     Tensor none;
-    ops::cross_entropy(stream(), tensor(DType::f32, {4, 17}, at), make_ids(stream(), labels), scale_tensor(), losses, none);
+    ops::cross_entropy(stream(), tensor(DType::f32, {4, 17}, at), make_ids(stream(), labels), scale_tensor(), losses,
+                       none);
     return kScale * dot(read(losses), Values(4, 1.0));
   };
   const double want = (own_loss(plus(x, 1e-2, along)) - own_loss(plus(x, -1e-2, along))) / 2e-2;
@@ -149,7 +151,8 @@ TEST_P(CrossEntropyTest, ExtremeLogits) {
   const std::vector<int32_t> labels = {4990, 4500, 7};
   Tensor losses = unset(DType::f32, {3});
   Tensor dlogits = unset(DType::f32, {3, 5000});
-  ops::cross_entropy(stream(), tensor(DType::f32, {3, 5000}, x), make_ids(stream(), labels), scale_tensor(1.0f), losses, dlogits);
+  ops::cross_entropy(stream(), tensor(DType::f32, {3, 5000}, x), make_ids(stream(), labels), scale_tensor(1.0f), losses,
+                     dlogits);
   expect_close(read(losses), reference_losses(x, labels, columns), tolerance(DType::f32, OpKind::reduction), "losses");
   expect_close(read(dlogits), reference_gradient(x, labels, columns, 1), tolerance(DType::f32, OpKind::reduction),
                "dlogits");
@@ -160,7 +163,8 @@ TEST_P(CrossEntropyTest, NanReachesTheLoss) {
   x[2999] = std::numeric_limits<double>::quiet_NaN();
   Tensor losses = unset(DType::f32, {1});
   Tensor none;
-  ops::cross_entropy(stream(), tensor(DType::f32, {1, 3000}, x), make_ids(stream(), {5}), scale_tensor(1.0f), losses, none);
+  ops::cross_entropy(stream(), tensor(DType::f32, {1, 3000}, x), make_ids(stream(), {5}), scale_tensor(1.0f), losses,
+                     none);
   EXPECT_TRUE(std::isnan(read(losses)[0]));
 }
 
@@ -180,8 +184,10 @@ TEST_P(CrossEntropyTest, RefusesALabelOutsideTheVocabulary) {
   Tensor losses = unset(DType::f32, {1});
   Tensor none;
   const Tensor logits = normal(DType::f32, {1, 3}, "logits");
-  EXPECT_THROW(ops::cross_entropy(stream(), logits, make_ids(stream(), {3}), scale_tensor(1.0f), losses, none), BugError);
-  EXPECT_THROW(ops::cross_entropy(stream(), logits, make_ids(stream(), {-1}), scale_tensor(1.0f), losses, none), BugError);
+  EXPECT_THROW(ops::cross_entropy(stream(), logits, make_ids(stream(), {3}), scale_tensor(1.0f), losses, none),
+               BugError);
+  EXPECT_THROW(ops::cross_entropy(stream(), logits, make_ids(stream(), {-1}), scale_tensor(1.0f), losses, none),
+               BugError);
 }
 
 TRIREME_OP_DEVICES(CrossEntropyTest);
