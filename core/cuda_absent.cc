@@ -23,7 +23,11 @@ DeviceInfo device_info(int) { absent(); }
 std::unique_ptr<Allocator> make_device_allocator(int) { absent(); }
 std::unique_ptr<Allocator> make_pinned_allocator(int) { absent(); }
 std::unique_ptr<Stream> make_stream(int, Allocator&, Allocator&, ThreadPool&, StreamPriority) { absent(); }
-LibraryInfo library_info(GpuLibrary) { return {.name = "CUDA", .problem = kReason}; }
+LibraryInfo library_info(GpuLibrary) {
+  LibraryInfo info;
+  info.problem = kReason;
+  return info;
+}
 void require_library(GpuLibrary) { absent(); }
 void profiler_start() {}
 void profiler_stop() {}

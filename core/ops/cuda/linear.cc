@@ -90,7 +90,7 @@ void linear_gelu_forward(Stream& stream, const Tensor& x, const Tensor& weight, 
                              .aux = up});
   if (keep_y) return;
   linear_forward(stream, x, weight, bias, up);
-  gelu_forward(stream, up, kind, y);
+  cuda::gelu_forward(stream, up, kind, y);
 }
 
 void linear_gelu_backward_input(Stream& stream, const Tensor& dy, const Tensor& weight, const Tensor& up,
@@ -101,7 +101,7 @@ void linear_gelu_backward_input(Stream& stream, const Tensor& dy, const Tensor& 
     return;
   }
   linear_backward_input(stream, dy, weight, dup, /*accumulate=*/false);
-  gelu_backward(stream, dup, up, kind, dup);
+  cuda::gelu_backward(stream, dup, up, kind, dup);
 }
 
 }  // namespace trireme::cuda

@@ -1,7 +1,7 @@
 #include "core/ops/cuda/linear_kernels.h"
 
 #include "core/device/cuda/launch.h"
-#include "core/ops/math.h"
+#include "core/ops/cuda/vector.h"
 
 namespace trireme::cuda {
 
@@ -20,12 +20,6 @@ __global__ void add_bias_rows_kernel(const Base* base, const Bias* bias, float* 
   out[i] = before + math::load(bias + i % columns);
 }
 
-// kWidth neighbouring elements as they lie in memory, 16 bytes at most, loaded at once.
-template <class T, int kWidth>
-struct alignas(sizeof(T) * kWidth) Pack {
-  T values[kWidth];
-};
-
 // out[block y][columns] = sums over rows [kRowsPerBlock·y, …) (`rows_per_block` of them). A thread sums every 8th row of
 // kWidth columns; the 8 partial sums are then added in order.
 template <class T, int kWidth>
@@ -38,8 +32,8 @@ __global__ void column_sums_kernel(const T* x, int64_t rows, int64_t columns, in
   float sums[kWidth] = {};
   if (column < columns) {
     for (int64_t row = begin + threadIdx.y; row < end; row += kRowLanes) {
-      const auto pack = *reinterpret_cast<const Pack<T, kWidth>*>(x + row * columns + column);
-      for (int i = 0; i < kWidth; ++i) sums[i] += math::load(pack.values + i);
+      const Floats<kWidth> values = load<kWidth>(x + row * columns + column);
+      for (int i = 0; i < kWidth; ++i) sums[i] += values.x[i];
     }
   }
   for (int i = 0; i < kWidth; ++i) partial[threadIdx.y][threadIdx.x * kWidth + i] = sums[i];
@@ -65,10 +59,8 @@ void launch_column_sums(Stream& stream, const T* x, int64_t rows, int64_t column
 template <class T>
 void sum_columns_of(Stream& stream, const T* x, int64_t rows, int64_t columns, int64_t rows_per_block, bool accumulate,
                     float* out) {
-  constexpr int kWide = 16 / sizeof(T);
-  const bool aligned = columns % kWide == 0 && reinterpret_cast<uintptr_t>(x) % 16 == 0;
-  if (aligned) {
-    launch_column_sums<T, kWide>(stream, x, rows, columns, rows_per_block, accumulate, out);
+  if (columns % kVector<T> == 0 && is_aligned<kVector<T>>(x)) {
+    launch_column_sums<T, kVector<T>>(stream, x, rows, columns, rows_per_block, accumulate, out);
   } else {
     launch_column_sums<T, 1>(stream, x, rows, columns, rows_per_block, accumulate, out);
   }

@@ -4,13 +4,14 @@
 namespace trireme::cuda {
 
 LibraryInfo library_info(GpuLibrary library) {
-  if (library == GpuLibrary::cudnn) {
-    return {.name = "cuDNN", .file = "libcudnn.so.9", .problem = "the emulator has none", .package = "none"};
+  LibraryInfo info;
+  info.name = library == GpuLibrary::cudnn ? "cuDNN" : library == GpuLibrary::nccl ? "NCCL" : "cuBLASLt";
+  info.found = library != GpuLibrary::cudnn;
+  if (info.found) {
+    info.version = "emulated";
+  } else {
+    info.problem = "the emulator has none";
   }
-  LibraryInfo info{.name = library == GpuLibrary::nccl ? "NCCL" : "cuBLASLt",
-                   .file = library == GpuLibrary::nccl ? "libnccl.so.2" : "libcublasLt.so.13"};
-  info.found = true;
-  info.version = "emulated";
   return info;
 }
 

@@ -116,7 +116,10 @@ const SharedLibrary& cudnn_library() {
 
 LibraryInfo library_info(GpuLibrary library) {
   const SharedLibrary& shared = shared_library(library);
-  LibraryInfo info{.name = shared.names().name, .file = shared.names().file, .package = shared.names().package};
+  LibraryInfo info;
+  info.name = shared.names().name;
+  info.file = shared.names().file;
+  info.package = shared.names().package;
   info.found = shared.found();
   info.problem = shared.problem();
   info.path = shared.path();
