@@ -48,6 +48,7 @@ void attention_backward(Stream&, const ops::AttentionShape&, const Tensor&, cons
                         const Tensor&, Tensor&) {
   absent();
 }
+void describe_attention(Stream&, const ops::AttentionShape&, DType, bool, std::string&) { absent(); }
 void cross_entropy(Stream&, const Tensor&, const Tensor&, const Tensor&, Tensor&, Tensor&) { absent(); }
 void inverse_count(Stream&, const Tensor&, Tensor&) { absent(); }
 void fill(Stream&, Tensor&, double) { absent(); }
