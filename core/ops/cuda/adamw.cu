@@ -73,10 +73,14 @@ void prepare_update(Stream& stream, const Tensor& sum_squares, const Tensor& los
 void adamw_update(Stream& stream, const ops::AdamW& options, const ops::UpdateScalars& scalars, const Tensor& grad,
                   Tensor& master, Tensor& m, Tensor& v, Tensor& weight) {
   const auto update = [&]<class TWeight>(TWeight* rounded, bool weight_aligned) {
-    const Update<float, float, TWeight> op{
-        ops::adamw_step(options), scalars.clip_factor.data<float>(), scalars.non_finite.data<int32_t>(),
-        grad.data<float>(),       master.data<float>(),              m.data<float>(),
-        v.data<float>(),          rounded};
+    const Update<float, float, TWeight> op{ops::adamw_step(options),
+                                           scalars.clip_factor.data<float>(),
+                                           scalars.non_finite.data<int32_t>(),
+                                           grad.data<float>(),
+                                           master.data<float>(),
+                                           m.data<float>(),
+                                           v.data<float>(),
+                                           rounded};
     const bool aligned = weight_aligned && is_aligned<kWidth>(op.grad) && is_aligned<kWidth>(op.master) &&
                          is_aligned<kWidth>(op.m) && is_aligned<kWidth>(op.v);
     for_elements<kWidth>(stream, grad.numel(), aligned, op);

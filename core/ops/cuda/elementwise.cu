@@ -102,8 +102,8 @@ __device__ double block_sum(double value) {
 }
 
 template <bool kSquare>
-__global__ void __launch_bounds__(kSumThreads) sum_parts(const float* x, int64_t n, int64_t part, bool aligned,
-                                                         double* partial) {
+__global__ void __launch_bounds__(kSumThreads)
+    sum_parts(const float* x, int64_t n, int64_t part, bool aligned, double* partial) {
   const int64_t begin = blockIdx.x * part;
   const int64_t end = begin + part < n ? begin + part : n;
   const int thread = static_cast<int>(threadIdx.x);
@@ -126,8 +126,8 @@ __global__ void __launch_bounds__(kSumThreads) sum_parts(const float* x, int64_t
   if (thread == 0) partial[blockIdx.x] = sum;
 }
 
-__global__ void __launch_bounds__(kSumThreads) add_parts(const double* partial, int64_t num_parts, bool accumulate,
-                                                         double* out) {
+__global__ void __launch_bounds__(kSumThreads)
+    add_parts(const double* partial, int64_t num_parts, bool accumulate, double* out) {
   double sum = 0;
   for (int64_t i = threadIdx.x; i < num_parts; i += kSumThreads) sum += partial[i];
   sum = block_sum(sum);
@@ -143,8 +143,8 @@ void sum_all(Stream& stream, const Tensor& x, Tensor& out, bool accumulate) {
   const int64_t num_parts = n == 0 ? 0 : ceil_div(n, part);
   const Tensor partial = Tensor::empty(stream, {num_parts}, DType::f64, MemoryTag::workspace);
   double* sums = partial.data<double>();
-  launch(stream, grid_size(num_parts), kSumThreads, 0, sum_parts<kSquare>, in, n, part,
-         is_aligned<kVector<float>>(in), sums);
+  launch(stream, grid_size(num_parts), kSumThreads, 0, sum_parts<kSquare>, in, n, part, is_aligned<kVector<float>>(in),
+         sums);
   launch(stream, 1, kSumThreads, 0, add_parts, sums, num_parts, accumulate, out.data<double>());
 }
 
@@ -166,9 +166,9 @@ void copy(Stream& stream, const Tensor& x, Tensor& y) {
   if (x.raw() == y.raw() || x.bytes() == 0) return;
   CudaStream& cuda_stream = as_cuda(stream);
   cuda_stream.activate();
-  check(cudaMemcpyAsync(y.raw(), x.raw(), static_cast<size_t>(x.bytes()), cudaMemcpyDeviceToDevice,
-                        cuda_stream.handle()),
-        "copy a tensor on " + stream.device().str());
+  check(
+      cudaMemcpyAsync(y.raw(), x.raw(), static_cast<size_t>(x.bytes()), cudaMemcpyDeviceToDevice, cuda_stream.handle()),
+      "copy a tensor on " + stream.device().str());
 }
 
 void copy_to_host(Stream& stream, const Tensor& x, void* host) { as_cuda(stream).download(x.raw(), host, x.bytes()); }

@@ -102,7 +102,7 @@ __device__ void leave_sums(const float (&sums)[kVecs][kWidth], int64_t columns, 
 template <class T, int kVecs, bool kLayer>
 __global__ void __launch_bounds__(kMostThreads, kVecs == 1 ? 2 : 1) backward_rows(BackwardRows<T> rows) {
   constexpr int kWidth = kVector<T>;
-  constexpr bool kKeepWeight = kVecs <= 2;  // in registers; else it comes from the L1 cache for every row
+  constexpr bool kRoomy = kVecs <= 2;       // else the weights stay in the L1 cache, and dx is read late
   __shared__ RowSums slots[2][kMostWarps];  // of each group's warps
   const int x = static_cast<int>(threadIdx.x);
   const int num_warps = static_cast<int>(blockDim.x) / kWarp;
@@ -110,12 +110,17 @@ __global__ void __launch_bounds__(kMostThreads, kVecs == 1 ? 2 : 1) backward_row
   const float inverse_count = 1.0f / static_cast<float>(rows.columns);
   float dweight[kVecs][kWidth] = {};
   float dbias[kLayer ? kVecs : 1][kWidth] = {};
-  Raw<T, kWidth> weight[kKeepWeight ? kVecs : 1];
+  Raw<T, kWidth> weight[kRoomy ? kVecs : 1] = {};
 #pragma unroll
   for (int k = 0; k < kVecs; ++k) {
     const int64_t column = (static_cast<int64_t>(k) * blockDim.x + x) * kWidth;
-    if (kKeepWeight && column < rows.columns) weight[kKeepWeight ? k : 0] = load_raw<kWidth>(rows.weight + column);
+    if (kRoomy && column < rows.columns) weight[kRoomy ? k : 0] = load_raw<kWidth>(rows.weight + column);
   }
+  const auto weight_of = [&](int k) {
+    if constexpr (kRoomy) return widen(weight[k]);
+    const int64_t column = (static_cast<int64_t>(k) * blockDim.x + x) * kWidth;
+    return column < rows.columns ? load<kWidth>(rows.weight + column) : Floats<kWidth>{};
+  };
 
   int turn = 0;
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.y;
@@ -125,9 +130,10 @@ __global__ void __launch_bounds__(kMostThreads, kVecs == 1 ? 2 : 1) backward_row
     const bool active = n < rows.rows;
     RowStats row{};
     RowSums sums{};
-    Raw<T, kWidth> dy[kVecs];
-    Raw<T, kWidth> in[kVecs];
-    Raw<T, kWidth> before[kVecs];  // of dx
+    // Zeros, where there is no row or column, add nothing.
+    Raw<T, kWidth> dy[kVecs] = {};
+    Raw<T, kWidth> in[kVecs] = {};
+    Raw<T, kWidth> before[kRoomy ? kVecs : 1] = {};  // of dx
     if (active) {
       row.mean = kLayer ? rows.mean[n] : 0.0f;
       row.rstd = rows.rstd[n];
@@ -138,15 +144,13 @@ __global__ void __launch_bounds__(kMostThreads, kVecs == 1 ? 2 : 1) backward_row
       if (!active || column >= rows.columns) continue;
       dy[k] = load_raw<kWidth>(rows.dy + at + column);
       in[k] = load_raw<kWidth>(rows.x + at + column);
-      if (rows.accumulate_dx) before[k] = load_raw<kWidth>(rows.dx + at + column);
+      if (kRoomy && rows.accumulate_dx) before[kRoomy ? k : 0] = load_raw<kWidth>(rows.dx + at + column);
     }
 #pragma unroll
     for (int k = 0; k < kVecs; ++k) {
-      const int64_t column = (static_cast<int64_t>(k) * blockDim.x + x) * kWidth;
-      if (!active || column >= rows.columns) continue;
       const Floats<kWidth> d = widen(dy[k]);
       const Floats<kWidth> value = widen(in[k]);
-      const Floats<kWidth> w = kKeepWeight ? widen(weight[kKeepWeight ? k : 0]) : load<kWidth>(rows.weight + column);
+      const Floats<kWidth> w = weight_of(k);
 #pragma unroll
       for (int j = 0; j < kWidth; ++j) add_to<kLayer>(sums, row, d.x[j], value.x[j], w.x[j]);
     }
@@ -156,21 +160,25 @@ __global__ void __launch_bounds__(kMostThreads, kVecs == 1 ? 2 : 1) backward_row
 #pragma unroll
     for (int k = 0; k < kVecs; ++k) {
       const int64_t column = (static_cast<int64_t>(k) * blockDim.x + x) * kWidth;
-      if (!active || column >= rows.columns) continue;
       const Floats<kWidth> d = widen(dy[k]);
       const Floats<kWidth> value = widen(in[k]);
-      const Floats<kWidth> w = kKeepWeight ? widen(weight[kKeepWeight ? k : 0]) : load<kWidth>(rows.weight + column);
+      const Floats<kWidth> w = weight_of(k);
       Floats<kWidth> out;
 #pragma unroll
       for (int j = 0; j < kWidth; ++j) {
         out.x[j] = gradient<kLayer>(row, d.x[j], value.x[j], w.x[j], dweight[k][j], dbias[kLayer ? k : 0][j]);
       }
       if (rows.accumulate_dx) {
-        const Floats<kWidth> old = widen(before[k]);
+        Floats<kWidth> old{};
+        if constexpr (kRoomy) {
+          old = widen(before[k]);
+        } else if (active && column < rows.columns) {
+          old = load<kWidth>(rows.dx + at + column);
+        }
 #pragma unroll
         for (int j = 0; j < kWidth; ++j) out.x[j] += old.x[j];
       }
-      store<kWidth>(rows.dx + at + column, out);
+      if (active && column < rows.columns) store<kWidth>(rows.dx + at + column, out);
     }
   }
   float* partial = rows.partial + blockIdx.x * (kLayer ? 2 : 1) * rows.columns;
@@ -204,8 +212,8 @@ __global__ void __launch_bounds__(kAnyThreads) backward_any(BackwardRows<T> rows
     for (int64_t i = thread; i < rows.columns; i += kAnyThreads) {
       float dweight_i = dweight[i];
       float dbias_i = dbias[i];
-      float out = gradient<kLayer>(row, math::load(dy + i), math::load(x + i), math::load(rows.weight + i), dweight_i,
-                                   dbias_i);
+      float out =
+          gradient<kLayer>(row, math::load(dy + i), math::load(x + i), math::load(rows.weight + i), dweight_i, dbias_i);
       if (rows.accumulate_dx) out += math::load(dx + i);
       dweight[i] = dweight_i;
       if constexpr (kLayer) dbias[i] = dbias_i;

@@ -74,8 +74,8 @@ void rotary(Stream& stream, Tensor& qkv, const Tensor& positions, const Tensor& 
                        .half = Divider(static_cast<uint32_t>(half)),
                        .num_rotated = static_cast<int>(num_rotated),
                        .sign = inverse ? -1.0f : 1.0f};
-    const bool aligned = half % kWidth == 0 && columns % kWidth == 0 && is_aligned<kWidth>(op.qkv) &&
-                         is_aligned<kWidth>(op.table);
+    const bool aligned =
+        half % kWidth == 0 && columns % kWidth == 0 && is_aligned<kWidth>(op.qkv) && is_aligned<kWidth>(op.table);
     for_rows<kWidth>(stream, qkv.dim(0), ceil_div(num_rotated, kHeads) * half, aligned, op);
   });
 }
