@@ -9,10 +9,9 @@ namespace trireme::cuda {
 namespace {
 
 // A failed allocation must not be found by the next call that asks for errors.
-void* or_null(cudaError_t status, void* data) {
-  if (status == cudaSuccess) return data;
-  cudaGetLastError();
-  return nullptr;
+bool succeeded(cudaError_t status) {
+  if (status != cudaSuccess) cudaGetLastError();
+  return status == cudaSuccess;
 }
 
 class DeviceAllocator final : public Allocator {
@@ -24,7 +23,7 @@ class DeviceAllocator final : public Allocator {
   void* system_allocate(int64_t bytes) override {
     activate();
     void* data = nullptr;
-    return or_null(cudaMalloc(&data, static_cast<size_t>(bytes)), data);
+    return succeeded(cudaMalloc(&data, static_cast<size_t>(bytes))) ? data : nullptr;
   }
   void system_free(void* data, int64_t) override {
     activate();
@@ -44,7 +43,7 @@ class PinnedAllocator final : public Allocator {
   void* system_allocate(int64_t bytes) override {
     check(cudaSetDevice(index_), "make cuda:" + std::to_string(index_) + " current");
     void* data = nullptr;
-    return or_null(cudaHostAlloc(&data, static_cast<size_t>(bytes), cudaHostAllocPortable), data);
+    return succeeded(cudaHostAlloc(&data, static_cast<size_t>(bytes), cudaHostAllocPortable)) ? data : nullptr;
   }
   void system_free(void* data, int64_t) override { cudaFreeHost(data); }
 
