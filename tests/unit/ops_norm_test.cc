@@ -168,7 +168,7 @@ TEST_P(NormTest, BackwardMatchesFiniteDifferences) {
     Tensor dx = unset(c.dtype, c.shape);
     Tensor dweight = unset(DType::f32, {columns});
     Tensor dbias = c.layer ? unset(DType::f32, {columns}) : Tensor();
-    ops::norm_backward(stream(), dy, x, weight, stats, dx, /*accumulate_dx=*/false, dweight, dbias);
+    ops::norm_backward(stream(), dy, x, weight, stats, /*residual=*/{}, dx, dweight, dbias);
 
     const Values xs = read(x);
     const Values ws = read(weight);
@@ -188,7 +188,7 @@ TEST_P(NormTest, BackwardMatchesFiniteDifferences) {
 
     Tensor residual = normal(c.dtype, c.shape, "residual");
     const Values want = plus(read(residual), 1, want_dx);
-    ops::norm_backward(stream(), dy, x, weight, stats, residual, /*accumulate_dx=*/true, dweight, dbias);
+    ops::norm_backward(stream(), dy, x, weight, stats, residual, residual, dweight, dbias);
     expect_close(read(residual), want, limit, "residual + dx " + c.str());
     expect_close(read(dweight), want_dw, limit_f32, "dweight is overwritten " + c.str());
   }
@@ -213,7 +213,7 @@ TEST_P(NormTest, BackwardIsTheSlopeOfForward) {
     Tensor dx = unset(c.dtype, c.shape);
     Tensor dweight = unset(DType::f32, {65});
     Tensor dbias = layer ? unset(DType::f32, {65}) : Tensor();
-    ops::norm_backward(stream(), dy, tensor(c.dtype, c.shape, x), weight, stats, dx, false, dweight, dbias);
+    ops::norm_backward(stream(), dy, tensor(c.dtype, c.shape, x), weight, stats, /*residual=*/{}, dx, dweight, dbias);
     EXPECT_NEAR(dot(read(dx), along), want, kForwardDifferenceTolerance * std::abs(want)) << c.str();
   }
 }
@@ -234,7 +234,7 @@ TEST_P(NormTest, ManyRows) {
   Tensor dx = unset(c.dtype, c.shape);
   Tensor dweight = unset(DType::f32, {63});
   Tensor dbias = unset(DType::f32, {63});
-  ops::norm_backward(stream(), dy, x, weight, stats, dx, false, dweight, dbias);
+  ops::norm_backward(stream(), dy, x, weight, stats, /*residual=*/{}, dx, dweight, dbias);
   const Values h = reference_norm(read(x), ones, zeros);
   const Values d = read(dy);
   Values want_dw(63);
@@ -312,7 +312,7 @@ TEST_P(NormTest, SameBitsOnAnyPool) {
       Tensor dweight = make_unset(s, DType::f32, {130});
       Tensor dbias = make_unset(s, DType::f32, {130});
       ops::norm_forward(s, x, weight, weight, 1e-6f, y, stats);
-      ops::norm_backward(s, dy, x, weight, stats, dx, false, dweight, dbias);
+      ops::norm_backward(s, dy, x, weight, stats, /*residual=*/{}, dx, dweight, dbias);
       return std::vector<Tensor>{y, stats.mean, stats.rstd, dx, dweight, dbias};
     });
   }
