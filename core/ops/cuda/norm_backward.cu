@@ -19,9 +19,9 @@ struct BackwardRows {
   const T* weight;
   const float* mean;
   const float* rstd;
+  const T* residual;  // null: none; may be dx
   T* dx;
   float* partial;
-  bool accumulate_dx;
   int64_t rows;
   int64_t columns;
 };
@@ -133,7 +133,7 @@ __global__ void __launch_bounds__(kMostThreads, kVecs == 1 ? 2 : 1) backward_row
     // Zeros, where there is no row or column, add nothing.
     Raw<T, kWidth> dy[kVecs] = {};
     Raw<T, kWidth> in[kVecs] = {};
-    Raw<T, kWidth> before[kRoomy ? kVecs : 1] = {};  // of dx
+    Raw<T, kWidth> before[kRoomy ? kVecs : 1] = {};  // of the residual
     if (active) {
       row.mean = kLayer ? rows.mean[n] : 0.0f;
       row.rstd = rows.rstd[n];
@@ -144,7 +144,7 @@ __global__ void __launch_bounds__(kMostThreads, kVecs == 1 ? 2 : 1) backward_row
       if (!active || column >= rows.columns) continue;
       dy[k] = load_raw<kWidth>(rows.dy + at + column);
       in[k] = load_raw<kWidth>(rows.x + at + column);
-      if (kRoomy && rows.accumulate_dx) before[kRoomy ? k : 0] = load_raw<kWidth>(rows.dx + at + column);
+      if (kRoomy && rows.residual != nullptr) before[kRoomy ? k : 0] = load_raw<kWidth>(rows.residual + at + column);
     }
 #pragma unroll
     for (int k = 0; k < kVecs; ++k) {
@@ -168,12 +168,12 @@ __global__ void __launch_bounds__(kMostThreads, kVecs == 1 ? 2 : 1) backward_row
       for (int j = 0; j < kWidth; ++j) {
         out.x[j] = gradient<kLayer>(row, d.x[j], value.x[j], w.x[j], dweight[k][j], dbias[kLayer ? k : 0][j]);
       }
-      if (rows.accumulate_dx) {
+      if (rows.residual != nullptr) {
         Floats<kWidth> old{};
         if constexpr (kRoomy) {
           old = widen(before[k]);
         } else if (active && column < rows.columns) {
-          old = load<kWidth>(rows.dx + at + column);
+          old = load<kWidth>(rows.residual + at + column);
         }
 #pragma unroll
         for (int j = 0; j < kWidth; ++j) out.x[j] += old.x[j];
@@ -214,7 +214,7 @@ __global__ void __launch_bounds__(kAnyThreads) backward_any(BackwardRows<T> rows
       float dbias_i = dbias[i];
       float out =
           gradient<kLayer>(row, math::load(dy + i), math::load(x + i), math::load(rows.weight + i), dweight_i, dbias_i);
-      if (rows.accumulate_dx) out += math::load(dx + i);
+      if (rows.residual != nullptr) out += math::load(rows.residual + n * rows.columns + i);
       dweight[i] = dweight_i;
       if constexpr (kLayer) dbias[i] = dbias_i;
       math::store(dx + i, out);
@@ -235,7 +235,8 @@ Plan<T, kLayer> plan_backward(const BackwardRows<T>& rows) {
   constexpr int kWidth = kVector<T>;
   const int64_t vectors = rows.columns / kWidth;
   const bool aligned = rows.columns % kWidth == 0 && is_aligned<kWidth>(rows.dy) && is_aligned<kWidth>(rows.x) &&
-                       is_aligned<kWidth>(rows.weight) && is_aligned<kWidth>(rows.dx);
+                       is_aligned<kWidth>(rows.weight) && is_aligned<kWidth>(rows.residual) &&
+                       is_aligned<kWidth>(rows.dx);
   const int64_t per_thread = vectors <= kMostThreads ? 1 : vectors <= 2 * kMostThreads ? 2 : 4;
   if (!aligned || vectors > (kLayer ? 2 : 4) * kMostThreads) return {backward_any<T, kLayer>, kAnyThreads, 1};
   Plan<T, kLayer> plan{backward_rows<T, 1, kLayer>, 0, 0};
@@ -263,7 +264,7 @@ void launch_backward(Stream& stream, BackwardRows<T> rows, Tensor& dweight, Tens
 }  // namespace
 
 void norm_backward(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& weight, const ops::NormStats& stats,
-                   Tensor& dx, bool accumulate_dx, Tensor& dweight, Tensor& dbias) {
+                   const Tensor& residual, Tensor& dx, Tensor& dweight, Tensor& dbias) {
   with_float_type(x.dtype(), [&]<class T>(T) {
     const bool layer = stats.mean.defined();
     const BackwardRows<T> rows{.dy = dy.data<T>(),
@@ -271,9 +272,9 @@ void norm_backward(Stream& stream, const Tensor& dy, const Tensor& x, const Tens
                                .weight = weight.data<T>(),
                                .mean = layer ? stats.mean.data<float>() : nullptr,
                                .rstd = stats.rstd.data<float>(),
+                               .residual = residual.defined() ? residual.data<T>() : nullptr,
                                .dx = dx.data<T>(),
                                .partial = nullptr,
-                               .accumulate_dx = accumulate_dx,
                                .rows = x.dim(0),
                                .columns = x.dim(1)};
     if (layer) {
