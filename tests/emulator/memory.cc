@@ -20,6 +20,7 @@ namespace {
 
 constexpr uintptr_t kArenaBytes = uintptr_t{32} << 30;  // addresses of one device
 constexpr uintptr_t kPage = 4096;
+constexpr uintptr_t kHugePage = 2 << 20;
 
 struct Allocation {
   size_t bytes;    // asked for
@@ -36,14 +37,16 @@ struct Arena {
 
 struct Memory {
   Memory() {
-    void* all = reinterpret_cast<void*>(syscall(SYS_mmap, nullptr, kArenaBytes * kMaxDevices, PROT_NONE,
+    constexpr size_t kBytes = kArenaBytes * kMaxDevices;
+    void* all = reinterpret_cast<void*>(syscall(SYS_mmap, nullptr, kBytes + kHugePage, PROT_NONE,
                                                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
     if (all == MAP_FAILED) {
       std::perror("emulator: mmap of addresses for device memory");
       std::abort();
     }
-    base = reinterpret_cast<uintptr_t>(all);
-    syscall(SYS_madvise, base, kArenaBytes * kMaxDevices, MADV_DONTDUMP);
+    base = (reinterpret_cast<uintptr_t>(all) + kHugePage - 1) / kHugePage * kHugePage;
+    syscall(SYS_madvise, base, kBytes, MADV_DONTDUMP);
+    syscall(SYS_madvise, base, kBytes, MADV_HUGEPAGE);  // less work to open and close
     for (int d = 0; d < kMaxDevices; ++d) {
       arenas[d].cursor = base + static_cast<uintptr_t>(d) * kArenaBytes;
       arenas[d].unused[arenas[d].cursor] = arenas[d].cursor + kArenaBytes;

@@ -56,6 +56,7 @@ class StreamThread {
   void main();
   void serve_stream();
   bool take_batch(std::vector<std::unique_ptr<Operation>>& batch);
+  bool queue_is_empty();
   void run(Operation& operation);
 
   Ref<Stream> stream_;
