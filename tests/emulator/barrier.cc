@@ -137,7 +137,7 @@ void BlockRunner::complete_warp(CudaThread* lanes, uint32_t mask) {
 }
 
 std::string BlockRunner::where() const {
-  return "kernel " + grid_->kernel->name + ", block (" + std::to_string(blockIdx.x) + ", " +
+  return grid_->kernel->name + ", block (" + std::to_string(blockIdx.x) + ", " +
          std::to_string(blockIdx.y) + ", " + std::to_string(blockIdx.z) + ")";
 }
 

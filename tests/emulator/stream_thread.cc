@@ -122,7 +122,7 @@ void StreamThread::run(Operation& operation) {
   if (device_error(stream_->device) != cudaSuccess && !operation.always()) return;
   {
     HiddenLock lock(stream_->mutex);
-    stream_->running = &operation.name();
+    stream_->running = operation.name();
   }
   access_.set(operation.devices());
   try {

@@ -27,7 +27,7 @@ struct CUstream_st final : emulator::Counted {
   bool destroyed = false;
   emulator::Ref<emulator::Graph> capture;  // what is being captured, or nothing
   bool capture_broken = false;
-  const std::string* running = nullptr;  // the operation's name
+  const char* running = nullptr;  // the operation's name
   std::string waits_for;
 
   std::atomic<uint32_t> wake{0};
