@@ -28,7 +28,7 @@ struct CUstream_st final : emulator::Counted {
   emulator::Ref<emulator::Graph> capture;  // what is being captured, or nothing
   bool capture_broken = false;
   bool capture_relaxed = false;  // allocations may go on meanwhile
-  const std::string* running = nullptr;  // the operation's name
+  const char* running = nullptr;  // the operation's name
   std::string waits_for;
 
   std::atomic<uint32_t> wake{0};
@@ -57,6 +57,7 @@ class StreamThread {
   void main();
   void serve_stream();
   bool take_batch(std::vector<std::unique_ptr<Operation>>& batch);
+  bool queue_is_empty();
   void run(Operation& operation);
 
   Ref<Stream> stream_;

@@ -34,7 +34,7 @@ std::string describe_streams() {
     const uint64_t left = stream->num_submitted - stream->done.value();
     if (left == 0) continue;
     text += "\n  cuda:" + std::to_string(stream->device) + ", stream " + std::to_string(stream->number) + ": ";
-    text += stream->running != nullptr ? *stream->running : "between two operations";
+    text += stream->running != nullptr ? stream->running : "between two operations";
     if (!stream->waits_for.empty()) text += ", waits for " + stream->waits_for;
     text += "; " + std::to_string(left) + " operations not done";
   }
