@@ -37,6 +37,8 @@ if(TRIREME_CUDA_KIND STREQUAL "on")
   endif()
   set(CMAKE_CUDA_STANDARD_REQUIRED ON)
   set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
+  # Among nvcc's own warnings: device code that calls a function of the host.
+  add_compile_options("$<$<COMPILE_LANGUAGE:CUDA>:--Werror=all-warnings>")
   find_package(CUDAToolkit REQUIRED)
   # trireme_cuda_header(HEADER PACKAGE): stops with the package's name when HEADER isn't there.
   function(trireme_cuda_header header package)
