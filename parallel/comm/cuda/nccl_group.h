@@ -57,7 +57,8 @@ class NcclGroup {
   // Asks until NCCL has taken what it was given. Throws as check_call, and PeerError when that takes too long.
   void settle(const std::string& call, double seconds);
   void poll_locked();
-  void note_progress();
+  void note_start();
+  void note_ends(size_t count);
   void fail(ExitCode code, const std::string& message);
   void abort_handle();
   double device_seconds(const Event& event);
