@@ -246,6 +246,7 @@ double NcclGroup::device_seconds(const Event& event) {
 
 void NcclGroup::fail(ExitCode code, const std::string& message) {
   failure_ = NcclFailure{code, message};
+  told_ = !under_way_.empty();
   abort_handle();
   for (const NcclCallPtr& call : under_way_) {
     call->failure = *failure_;

@@ -75,6 +75,7 @@ class NcclGroup {
   std::mutex mutex_;
   ncclComm_t comm_ = nullptr;  // null: not joined, failed or left
   std::optional<NcclFailure> failure_;
+  bool told_ = false;                  // some call has failed with it
   std::deque<NcclCallPtr> under_way_;  // oldest first
   std::deque<NcclCallPtr> abandoned_;  // of a failed group; their tensors are kept until the stream is idle
   Tensor token_;                       // i32[1] for barriers
