@@ -146,7 +146,8 @@ void probe(RankContext& rank, const Config& config, const ProbeOptions& options)
   const int64_t micro = std::min(config.batch.micro, tokens.batch / rank.mesh().data_degree());
   resolve_microbatches(tokens.batch, std::max<int64_t>(1, micro), rank.mesh().data_degree());
 
-  Transformer model(stream, config.model, {.compute = resolve_compute(config), .max_sequence = tokens.sequence});
+  Transformer model(stream, config.model,
+                    {.compute = resolve_compute(config, stream.device()), .max_sequence = tokens.sequence});
   const NameMap names = hugging_face_names(config.model);
   load_hugging_face(stream, SafetensorsReader(options.hf_dir), names, model.parameters());
 
@@ -177,7 +178,7 @@ void probe(RankContext& rank, const Config& config, const ProbeOptions& options)
     step.forward_backward(microbatches_of(tokens, s, micro, rank.mesh()));
     if (s == 0) write_all("grad.", Bucket::Buffer::gradient);
     step.update(learning_rate(config.optimizer, steps, s), s + 1);
-    const StepNumbers numbers = step.numbers();
+    const StepNumbers numbers = step.take_numbers();
     losses.push_back(numbers.loss);
     norms.push_back(numbers.grad_norm);
   }

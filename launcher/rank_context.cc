@@ -7,25 +7,38 @@
 #include <cstdio>
 #include <thread>
 
-#include "core/device/cpu_features.h"
+#include "core/device/cuda/cuda_device.h"
 #include "core/error.h"
+#include "parallel/comm/cuda/nccl_communicator.h"
 #include "parallel/resolve.h"
 
 namespace trireme {
 
-RankContext::RankContext(const Config& config, Communicator& world, int local_size)
-    : world_(world), mesh_(resolve_mesh(config.parallel, world.size(), world.rank())) {
-  if (config.run.device == DeviceChoice::cuda) {
-    throw MachineError({.what = "run.device is cuda, but this program was built without CUDA",
-                        .hint = "run.device: cpu, or a build with TRIREME_CUDA=on"});
+RankContext::RankContext(const Config& config, Communicator& world, LocalPlace place)
+    : world_(world),
+      mesh_(resolve_mesh(config.parallel, world.size(), world.rank())),
+      device_(resolve_device(config, place)) {
+  const int64_t threads = config.run.threads.value_or(default_threads(place.size));
+  pool_ = std::make_unique<ThreadPool>(static_cast<int>(threads));
+  host_allocator_ = std::make_unique<CpuAllocator>();
+  host_stream_ = std::make_unique<CpuStream>(*host_allocator_, *pool_);
+  const int index = device_.device.index;
+  if (device_.device.type == DeviceType::cuda) {
+    allocator_ = cuda::make_device_allocator(index);
+    pinned_ = cuda::make_pinned_allocator(index);
+    stream_ = cuda::make_stream(index, *allocator_, *pinned_, *pool_);
+  } else {
+    allocator_ = std::make_unique<CpuAllocator>();
+    stream_ = std::make_unique<CpuStream>(*allocator_, *pool_);
   }
   const std::vector<int64_t> group = mesh_.group(kDataAxes);
   const std::vector<int> ranks(group.begin(), group.end());
-  data_ = world_.split(ranks, "data");
-  const int64_t threads = config.run.threads.value_or(default_threads(local_size));
-  pool_ = std::make_unique<ThreadPool>(static_cast<int>(threads));
-  allocator_ = std::make_unique<CpuAllocator>();
-  stream_ = std::make_unique<CpuStream>(*allocator_, *pool_);
+  if (device_.backend == CommBackend::nccl && ranks.size() > 1) {
+    data_ = make_nccl_communicator(world_.split(ranks, "data hosts"), "data", *stream_,
+                                   {.deterministic = config.run.deterministic});
+  } else {
+    data_ = world_.split(ranks, "data");
+  }
 }
 
 int default_threads(int local_size) {
@@ -33,19 +46,6 @@ int default_threads(int local_size) {
   CPU_ZERO(&set);
   const int cores = ::sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
   return std::max(1, cores / std::max(1, local_size));
-}
-
-DType resolve_compute(const Config& config) {
-  switch (config.precision.compute) {
-    case ComputeType::fp32: return DType::f32;
-    case ComputeType::bf16: return DType::bf16;
-    case ComputeType::automatic: {
-      const CpuFeatures& cpu = cpu_features();
-      return cpu.has_fast_bf16() ? DType::bf16 : DType::f32;
-    }
-    case ComputeType::fp8: break;
-  }
-  throw ConfigError({.what = "precision.compute: fp8 is not built yet", .hint = "bf16"});
 }
 
 namespace {
@@ -72,7 +72,8 @@ int run_rank(const Config& config, MpiRuntime* mpi, const std::function<int(Rank
   try {
     FlightRecorder recorder(rank_number);
     const auto world = mpi != nullptr ? mpi->world(recorder) : make_self_communicator("world", recorder);
-    RankContext rank(config, *world, mpi != nullptr ? mpi->local_size() : 1);
+    const LocalPlace place = mpi != nullptr ? LocalPlace{mpi->local_rank(), mpi->local_size()} : LocalPlace{};
+    RankContext rank(config, *world, place);
     return body(rank);
   } catch (const Error& error) {
     return fail(error.code(), error.what());

@@ -9,6 +9,7 @@
 #include "core/device/allocator.h"
 #include "core/device/device.h"
 #include "core/device/thread_pool.h"
+#include "launcher/rank_device.h"
 #include "parallel/comm/communicator.h"
 #include "parallel/comm/flight_recorder.h"
 #include "parallel/comm/mpi_runtime.h"
@@ -18,27 +19,33 @@ namespace trireme {
 
 class RankContext {
  public:
-  // The rank of `world`, which outlives it. `local_size` ranks share this machine's cores.
-  RankContext(const Config& config, Communicator& world, int local_size);
+  // The rank of `world`, a communicator of host memory, which outlives it. The ranks of a machine share its cores.
+  RankContext(const Config& config, Communicator& world, LocalPlace place);
 
   int rank() const { return world_.rank(); }
   int world_size() const { return world_.size(); }
   bool is_main() const { return rank() == 0; }
-  Stream& stream() { return *stream_; }
+  const RankDevice& device() const { return device_; }
+  Stream& stream() { return *stream_; }            // of the device
+  Stream& host_stream() { return *host_stream_; }  // of the CPU, for what the ranks' hosts tell each other
   Allocator& allocator() { return *allocator_; }
   ThreadPool& pool() { return *pool_; }
-  Communicator& world() { return world_; }
-  Communicator& data() { return *data_; }  // over the data ranks of this rank's coordinates
+  Communicator& world() { return world_; }  // host memory
+  Communicator& data() { return *data_; }   // the device's memory, over the data ranks of this rank's coordinates
   FlightRecorder& recorder() { return world_.recorder(); }
   const Mesh& mesh() const { return mesh_; }
 
  private:
   Communicator& world_;
   Mesh mesh_;
-  std::unique_ptr<Communicator> data_;
+  RankDevice device_;
   std::unique_ptr<ThreadPool> pool_;
+  std::unique_ptr<Allocator> host_allocator_;
+  std::unique_ptr<Stream> host_stream_;
   std::unique_ptr<Allocator> allocator_;
+  std::unique_ptr<Allocator> pinned_;  // GPU only
   std::unique_ptr<Stream> stream_;
+  std::unique_ptr<Communicator> data_;
 };
 
 // Runs body(context) for this process: as a rank of MPI where mpirun or srun started it, else alone. When `body`
@@ -48,8 +55,5 @@ int run_rank(const Config& config, MpiRuntime* mpi, const std::function<int(Rank
 
 // The number of cores that this process may use, shared among `local_size` ranks; at least 1.
 int default_threads(int local_size);
-
-// f32 or bf16: what `precision.compute` says, `auto` by what this machine's hardware has.
-DType resolve_compute(const Config& config);
 
 }  // namespace trireme

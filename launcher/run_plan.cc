@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstdio>
 
-#include "core/device/cpu_features.h"
 #include "core/metrics/format.h"
 #include "models/transformer.h"
 #include "parallel/resolve.h"
@@ -33,7 +32,9 @@ int64_t estimate_activations(const Config& config, DType compute) {
 
 }  // namespace
 
-RunPlan make_run_plan(const Config& config, const Mesh& mesh, DType compute, int64_t train_tokens, int threads) {
+RunPlan make_run_plan(const Config& config, const Mesh& mesh, const RankDevice& device, int64_t train_tokens,
+                      int threads) {
+  const DType compute = resolve_compute(config, device.device);
   const ModelConfig& m = config.model;
   RunPlan plan;
   plan.model = to_string(m.family) + ", " + std::to_string(m.num_layers) + " layers, hidden " +
@@ -41,8 +42,8 @@ RunPlan make_run_plan(const Config& config, const Mesh& mesh, DType compute, int
                std::to_string(m.num_kv_heads) + " kv), feed-forward " + std::to_string(m.ffn_size) + ", vocabulary " +
                std::to_string(m.vocab_size) + (m.tie_embeddings ? ", tied" : "");
   plan.layout = mesh.str();
-  plan.device = "cpu (" + cpu_features().str() + "), " + std::to_string(threads) +
-                (threads == 1 ? " thread per rank" : " threads per rank");
+  plan.device =
+      device.str() + ", " + std::to_string(threads) + (threads == 1 ? " thread per rank" : " threads per rank");
   plan.compute = compute;
   plan.num_parameters = count_parameters(m);
   plan.num_microbatches = resolve_microbatches(config.batch.global, config.batch.micro, mesh.data_degree());

@@ -7,6 +7,7 @@
 
 #include "core/config/config.h"
 #include "core/tensor/dtype.h"
+#include "launcher/rank_device.h"
 #include "parallel/mesh.h"
 
 namespace trireme {
@@ -31,6 +32,7 @@ struct RunPlan {
   std::string str() const;  // a table for the screen
 };
 
-RunPlan make_run_plan(const Config& config, const Mesh& mesh, DType compute, int64_t train_tokens, int threads);
+RunPlan make_run_plan(const Config& config, const Mesh& mesh, const RankDevice& device, int64_t train_tokens,
+                      int threads);
 
 }  // namespace trireme

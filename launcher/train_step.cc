@@ -2,10 +2,15 @@
 
 #include "core/ops/cross_entropy.h"
 #include "core/ops/elementwise.h"
+#include "core/trace/tracer.h"
+#include "launcher/microbatch_graphs.h"
 
 namespace trireme {
 
 namespace {
+
+// What the data ranks add up in one message.
+enum Sum : int { kLossSum, kStop, kNumSums };
 
 std::vector<RecomputeMode> recompute_modes(const Config& config, size_t num_units) {
   std::vector<RecomputeMode> modes(num_units, RecomputeMode::none);
@@ -44,78 +49,136 @@ TrainStep::TrainStep(Stream& stream, Communicator& data, Transformer& model, con
       stage_(model.units(), recompute_modes(config, model.units().size())),
       reducer_(model.units(), model.buckets(), data, config.parallel.overlap_grad_reduce),
       optimizer_(stream, config.optimizer, model.buckets()) {
-  loss_sum_ = Tensor::empty(stream, {1}, DType::f64, MemoryTag::workspace);
+  sums_ = Tensor::empty(stream, {kNumSums}, DType::f64, MemoryTag::workspace);
+  loss_sum_ = sums_.slice(kLossSum, kLossSum + 1);
   valid_ = Tensor::empty(stream, {1}, DType::i64, MemoryTag::workspace);
+  grad_scale_ = Tensor::empty(stream, {1}, DType::f32, MemoryTag::workspace);
+  if (stream.records_graphs() && config.run.cuda_graphs != GraphUse::never) {
+    graphs_ = std::make_unique<MicrobatchGraphs>(stream, model.buckets(), config.run.cuda_graphs);
+  }
 }
 
-int64_t TrainStep::count_valid(std::span<const HostMicrobatch> microbatches) {
+TrainStep::~TrainStep() = default;
+
+void TrainStep::reduce(const Tensor& tensor) {
+  if (data_.size() > 1) data_.all_reduce(tensor, ReduceOp::sum, stream_)->wait(stream_);
+}
+
+void TrainStep::count_valid(std::span<const HostMicrobatch> microbatches) {
   int64_t count = 0;
   for (const HostMicrobatch& m : microbatches) {
     for (int64_t i = 0; i < m.batch * m.sequence; ++i) count += m.labels[i] != ops::kIgnoredLabel;
   }
-  if (data_.size() == 1) return count;
   ops::copy_from_host(stream_, &count, valid_);
-  data_.all_reduce(valid_, ReduceOp::sum, stream_)->wait(stream_);
-  ops::copy_to_host(stream_, valid_, &count);
-  stream_.synchronize();
-  return count;
+  reduce(valid_);
 }
 
-void TrainStep::reduce_loss() {
-  if (data_.size() > 1) data_.all_reduce(loss_sum_, ReduceOp::sum, stream_)->wait(stream_);
-}
-
-void TrainStep::forward_backward(std::span<const HostMicrobatch> microbatches) {
-  TRIREME_CHECK(!microbatches.empty());
-  valid_tokens_ = count_valid(microbatches);
-  const float grad_scale = valid_tokens_ > 0 ? static_cast<float>(1.0 / static_cast<double>(valid_tokens_)) : 0.0f;
-  ops::fill(stream_, loss_sum_, 0);
-  reducer_.begin_step();
-  for (size_t i = 0; i < microbatches.size(); ++i) {
-    const Microbatch microbatch = upload(stream_, microbatches[i], loss_sum_, grad_scale, /*with_gradients=*/true);
-    const bool last = i + 1 == microbatches.size();
+void TrainStep::run_microbatch(const HostMicrobatch& host, bool first, bool last) {
+  const TraceRange range(stream_, "microbatch");
+  const auto run = [&](const Microbatch& microbatch) {
     StageStash stash;
     stage_.forward(stream_, microbatch, {}, stash);
     stage_.backward(stream_, microbatch, {}, stash, [&](size_t unit) {
       if (last) reducer_.unit_finished(unit, stream_);
     });
+  };
+  // The last microbatch hands its gradients to communication while it runs; a graph can't.
+  const bool traced = stream_.tracer() != nullptr && stream_.tracer()->keeping();
+  if (graphs_ && !traced && !(last && data_.size() > 1) && graphs_->take(host)) {
+    graphs_->run(host, first, loss_sum_, grad_scale_, run);
+    if (last) reducer_.all_units_finished(stream_);
+  } else {
+    run(upload(stream_, host, loss_sum_, grad_scale_));
   }
-  exposed_comm_seconds_ = reducer_.finish(stream_);
-  reduce_loss();
+}
+
+void TrainStep::warm_up(int64_t batch, int64_t sequence, bool mask_documents) {
+  const std::vector<int32_t> zeros(static_cast<size_t>(batch * sequence), 0);
+  const int32_t* data = zeros.data();
+  const HostMicrobatch host{batch, sequence, data, data, data, mask_documents ? data : nullptr};
+  reducer_.begin_step();
+  ops::fill(stream_, grad_scale_, 0);
+  for (int i = 0; i < 2; ++i) {  // the second one adds to the gradients of the first
+    const Microbatch microbatch = upload(stream_, host, loss_sum_, grad_scale_);
+    StageStash stash;
+    stage_.forward(stream_, microbatch, {}, stash);
+    stage_.backward(stream_, microbatch, {}, stash, [](size_t) {});
+  }
+  StageStash stash;
+  stage_.forward(stream_, upload(stream_, host, loss_sum_, /*grad_scale=*/{}), {}, stash);
+  stream_.synchronize();
+}
+
+void TrainStep::forward_backward(std::span<const HostMicrobatch> microbatches, const std::function<bool()>& ask_stop) {
+  TRIREME_CHECK(!microbatches.empty());
+  count_valid(microbatches);
+  ops::inverse_count(stream_, valid_, grad_scale_);
+  ops::fill(stream_, sums_, 0);
+  reducer_.begin_step();
+  for (size_t i = 0; i < microbatches.size(); ++i) {
+    run_microbatch(microbatches[i], /*first=*/i == 0, /*last=*/i + 1 == microbatches.size());
+  }
+  exposed_ = reducer_.finish(stream_);
+  if (ask_stop && ask_stop()) {
+    Tensor stop = sums_.slice(kStop, kStop + 1);
+    ops::fill(stream_, stop, 1);
+  }
+  reduce(sums_);
 }
 
 void TrainStep::update(double learning_rate, int64_t update) {
-  optimizer_.update(stream_, learning_rate, update, loss_sum_);
+  {
+    const TraceRange range(stream_, "optimizer");
+    optimizer_.update(stream_, learning_rate, update, loss_sum_);
+  }
+  readbacks_.push_back(start_readback());
 }
 
-StepNumbers TrainStep::numbers() {
-  double loss_sum = 0;
-  float norm = 0;
-  int32_t non_finite = 0;
-  ops::copy_to_host(stream_, loss_sum_, &loss_sum);
-  ops::copy_to_host(stream_, optimizer_.scalars().grad_norm, &norm);
-  ops::copy_to_host(stream_, optimizer_.scalars().non_finite, &non_finite);
-  stream_.synchronize();
+TrainStep::Readback TrainStep::start_readback() {
+  const auto to_host = [&](const Tensor& x) {
+    Tensor host = Tensor::empty_on_host(stream_, x.shape(), x.dtype());
+    ops::copy_to_host(stream_, x, host.raw());
+    return host;
+  };
+  Readback r;
+  r.sums = to_host(sums_);
+  r.valid = to_host(valid_);
+  r.grad_norm = to_host(optimizer_.scalars().grad_norm);
+  r.non_finite = to_host(optimizer_.scalars().non_finite);
+  r.copied = stream_.record();
+  r.exposed = std::move(exposed_);
+  return r;
+}
+
+StepNumbers TrainStep::take_numbers() {
+  TRIREME_CHECK(!readbacks_.empty());
+  Readback r = std::move(readbacks_.front());
+  readbacks_.pop_front();
+  r.copied->synchronize();
+  const double* sums = r.sums.data<double>();
   StepNumbers n;
-  n.valid_tokens = valid_tokens_;
-  n.loss = valid_tokens_ > 0 ? loss_sum / static_cast<double>(valid_tokens_) : 0.0;
-  n.grad_norm = norm;
-  n.non_finite = non_finite != 0;
-  n.exposed_comm_seconds = exposed_comm_seconds_;
+  n.valid_tokens = *r.valid.data<int64_t>();
+  n.loss = n.valid_tokens > 0 ? sums[kLossSum] / static_cast<double>(n.valid_tokens) : 0.0;
+  n.stop_asked = sums[kStop] > 0;
+  n.grad_norm = *r.grad_norm.data<float>();
+  n.non_finite = *r.non_finite.data<int32_t>() != 0;
+  n.exposed_comm_seconds = r.exposed.seconds();
   return n;
 }
 
 double TrainStep::evaluate(std::span<const HostMicrobatch> microbatches) {
-  const int64_t valid = count_valid(microbatches);
-  ops::fill(stream_, loss_sum_, 0);
+  count_valid(microbatches);
+  ops::fill(stream_, sums_, 0);
   for (const HostMicrobatch& host : microbatches) {
     const Microbatch microbatch = upload(stream_, host, loss_sum_, /*grad_scale=*/{});
     StageStash stash;
     stage_.forward(stream_, microbatch, {}, stash);
   }
-  reduce_loss();
+  reduce(sums_);
   double loss_sum = 0;
+  int64_t valid = 0;
   ops::copy_to_host(stream_, loss_sum_, &loss_sum);
+  ops::copy_to_host(stream_, valid_, &valid);
   stream_.synchronize();
   return valid > 0 ? loss_sum / static_cast<double>(valid) : 0.0;
 }

@@ -9,17 +9,15 @@
 #include "core/error.h"
 #include "core/ops/cpu/gemm_peak.h"
 #include "core/ops/elementwise.h"
+#include "core/trace/tracer.h"
 #include "launcher/diagnose.h"
+#include "launcher/gemm_tuning.h"
 #include "optim/learning_rate.h"
 #include "parallel/resolve.h"
 
 namespace trireme {
 
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
 
 DatasetOptions dataset_options(const Config& config) {
   DatasetOptions options;
@@ -59,7 +57,7 @@ Trainer::Trainer(RankContext& rank, const Config& config, Console& console, Logg
   if (config.run.eval_every > 0 && has_valid) {
     valid_data_ = std::make_unique<Dataset>(dataset_options(config), Split::valid);
   }
-  plan_ = make_run_plan(config, rank.mesh(), resolve_compute(config), train_data_->num_tokens(), rank.pool().size());
+  plan_ = make_run_plan(config, rank.mesh(), rank.device(), train_data_->num_tokens(), rank.pool().size());
 }
 
 int64_t Trainer::prepare() {
@@ -88,6 +86,7 @@ int64_t Trainer::prepare() {
     model_->initialize(stream, static_cast<uint64_t>(config_.run.seed));
   }
   step_ = std::make_unique<TrainStep>(stream, rank_.data(), *model_, config_);
+  tune_gemms(rank_, config_, *step_, logger_);
 
   BatchPlanOptions options;
   options.global = config_.batch.global;
@@ -101,6 +100,7 @@ int64_t Trainer::prepare() {
 }
 
 std::vector<HostBatch> Trainer::next_batches(Loader& loader, int64_t step) const {
+  const TraceRange range(rank_.stream(), "data");
   std::vector<HostBatch> batches;
   for (int64_t j = 0; j < batches_->num_microbatches(step); ++j) {
     std::optional<HostBatch> batch = loader.next();
@@ -111,6 +111,7 @@ std::vector<HostBatch> Trainer::next_batches(Loader& loader, int64_t step) const
 }
 
 double Trainer::evaluate() {
+  const TraceRange range(rank_.stream(), "evaluation");
   // The same windows every time: the first ones of the validation order, no more than there are.
   BatchPlanOptions options;
   options.global = config_.batch.global;
@@ -129,6 +130,7 @@ double Trainer::evaluate() {
 
 double Trainer::save(int64_t finished_steps) {
   const auto begin = Clock::now();
+  const TraceRange range(rank_.stream(), "checkpoint");
   if (rank_.is_main()) {
     CheckpointState state;
     state.step = finished_steps;
@@ -137,20 +139,8 @@ double Trainer::save(int64_t finished_steps) {
     save_checkpoint(rank_.stream(), config_.run.dir, state, model_->parameters());
     prune_checkpoints(config_.run.dir, config_.checkpoint.keep_last, config_.checkpoint.keep_every);
   }
-  rank_.world().barrier(rank_.stream())->wait(rank_.stream());
-  return seconds_since(begin);
-}
-
-bool Trainer::stop_agreed(const StopSignal& stop) {
-  int32_t number = stop.received();
-  if (rank_.world_size() > 1) {
-    Tensor flag = Tensor::empty(rank_.stream(), {1}, DType::i32, MemoryTag::communication);
-    ops::copy_from_host(rank_.stream(), &number, flag);
-    rank_.world().all_reduce(flag, ReduceOp::max, rank_.stream())->wait(rank_.stream());
-    ops::copy_to_host(rank_.stream(), flag, &number);
-    rank_.stream().synchronize();
-  }
-  return number != 0;
+  rank_.world().barrier(rank_.host_stream())->wait(rank_.host_stream());
+  return std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
 void Trainer::fail_not_finite(const std::vector<HostMicrobatch>& microbatches, int64_t step) {
@@ -175,10 +165,73 @@ void Trainer::run(const StopSignal& stop) {
   }
 }
 
+double Trainer::peak_flops() const {
+  if (rank_.stream().device().type == DeviceType::cuda) return rank_.device().peak_flops(plan_.compute);
+  return cpu::measure_peak_gflops(rank_.pool(), plan_.compute) * 1e9;
+}
+
+void Trainer::launch_step(Loader& loader, int64_t step, const StopSignal& stop) {
+  rank_.recorder().set_step(step + 1);
+  const TraceRange range(rank_.stream(), "step");
+  StepInFlight flight;
+  flight.step = step;
+  flight.begin = Clock::now();
+  const double waited = loader.waited_seconds();
+  flight.batches = next_batches(loader, step);
+  flight.data_wait_seconds = loader.waited_seconds() - waited;
+  flight.lr = learning_rate(config_.optimizer, config_.run.steps, step);
+  step_->forward_backward(views_of(flight.batches, config_.data.mask_documents),
+                          [&stop] { return stop.received() != 0; });
+  step_->update(flight.lr, step + 1);
+  in_flight_.push_back(std::move(flight));
+}
+
+StepMetrics Trainer::finish_step(double peak) {
+  const StepInFlight flight = std::move(in_flight_.front());
+  in_flight_.pop_front();
+  const StepNumbers numbers = step_->take_numbers();
+  if (numbers.non_finite) fail_not_finite(views_of(flight.batches, config_.data.mask_documents), flight.step + 1);
+  if (numbers.valid_tokens == 0) {
+    logger_.warn("step " + std::to_string(flight.step + 1) + " has no label that counts");
+  }
+  stop_asked_ = stop_asked_ || numbers.stop_asked;
+
+  // A step that was queued behind another one began when that one ended.
+  const Clock::time_point begin = std::max(flight.begin, last_finish_);
+  last_finish_ = Clock::now();
+  StepMetrics metrics;
+  metrics.step = flight.step + 1;
+  metrics.tokens = batches_->consumed(flight.step + 1) * config_.data.sequence_length;
+  metrics.loss = numbers.loss;
+  metrics.lr = flight.lr;
+  metrics.grad_norm = numbers.grad_norm;
+  metrics.step_seconds = std::chrono::duration<double>(last_finish_ - begin).count();
+  metrics.exposed_comm_seconds = numbers.exposed_comm_seconds;
+  metrics.data_wait_seconds = flight.data_wait_seconds;
+  metrics.memory_bytes = rank_.allocator().stats().peak_live_bytes;
+  const double step_tokens = static_cast<double>(batches_->batch(flight.step) * config_.data.sequence_length);
+  metrics.tokens_per_second = step_tokens / metrics.step_seconds;
+  const double flops_per_rank = metrics.tokens_per_second * plan_.flops_per_token / rank_.world_size();
+  metrics.tflops_per_rank = flops_per_rank * 1e-12;
+  metrics.mfu = peak > 0 ? flops_per_rank / peak : 0.0;
+  return metrics;
+}
+
+void Trainer::report(StepMetrics metrics) {
+  metrics.time = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+  reporter_->step(metrics);
+}
+
+void Trainer::finish_trace(Profiler& profiler) {
+  if (!profiler.recording()) return;
+  profiler.finish();
+  logger_.info("a trace is in " + profiler.file().string() + " (open it at ui.perfetto.dev)");
+}
+
 void Trainer::train(const StopSignal& stop) {
   const int64_t first = prepare();
   finished_steps_ = first;
-  const double peak = cpu::measure_peak_gflops(rank_.pool(), plan_.compute) * 1e9;
+  const double peak = peak_flops();
   reporter_->begin(first, plan_);
   LoaderOptions loader_options;
   loader_options.data_rank = rank_.mesh().data_rank();
@@ -186,46 +239,28 @@ void Trainer::train(const StopSignal& stop) {
   loader_options.end_step = config_.run.steps;
   Loader loader(*train_data_, *batches_, loader_options);
 
-  bool stopped = false;
-  for (int64_t step = first; step < config_.run.steps && !stopped; ++step) {
-    rank_.recorder().set_step(step + 1);
-    const auto begin = Clock::now();
-    const double waited = loader.waited_seconds();
-    const std::vector<HostBatch> batches = next_batches(loader, step);
-    const std::vector<HostMicrobatch> microbatches = views_of(batches, config_.data.mask_documents);
-    const double lr = learning_rate(config_.optimizer, config_.run.steps, step);
-    step_->forward_backward(microbatches);
-    step_->update(lr, step + 1);
-    const StepNumbers numbers = step_->numbers();
-    if (numbers.non_finite) fail_not_finite(microbatches, step + 1);
-    if (numbers.valid_tokens == 0) logger_.warn("step " + std::to_string(step + 1) + " has no label that counts");
-
-    StepMetrics metrics;
-    metrics.step = step + 1;
-    metrics.tokens = batches_->consumed(step + 1) * config_.data.sequence_length;
-    metrics.loss = numbers.loss;
-    metrics.lr = lr;
-    metrics.grad_norm = numbers.grad_norm;
-    metrics.step_seconds = seconds_since(begin);
-    metrics.exposed_comm_seconds = numbers.exposed_comm_seconds;
-    metrics.data_wait_seconds = loader.waited_seconds() - waited;
-    metrics.memory_bytes = rank_.allocator().stats().peak_live_bytes;
-    const double step_tokens = static_cast<double>(batches_->batch(step) * config_.data.sequence_length);
-    metrics.tokens_per_second = step_tokens / metrics.step_seconds;
-    const double flops_per_rank = metrics.tokens_per_second * plan_.flops_per_token / rank_.world_size();
-    metrics.tflops_per_rank = flops_per_rank * 1e-12;
-    metrics.mfu = peak > 0 ? flops_per_rank / peak : 0.0;
-
+  Profiler profiler(rank_, config_);
+  // On a GPU the host runs one step ahead: it looks at the numbers of a step when the next one is queued.
+  const bool runs_ahead = rank_.stream().asynchronous();
+  for (int64_t step = first; step < config_.run.steps && !stop_asked_; ++step) {
+    profiler.before_step(step + 1);
+    launch_step(loader, step, stop);
+    if (in_flight_.size() > 1) report(finish_step(peak));
     const bool last = step + 1 == config_.run.steps;
     const auto due = [&](int64_t every) { return every > 0 && (step + 1) % every == 0; };
-    if (valid_data_ && (due(config_.run.eval_every) || last)) metrics.valid_loss = evaluate();
+    const bool evaluation_due = valid_data_ && (due(config_.run.eval_every) || last);
+    const bool save_due = due(config_.checkpoint.every) || last;
+    const bool trace_ends = profiler.ends_with(step + 1);
+    if (runs_ahead && !evaluation_due && !save_due && !stop_asked_ && !trace_ends) continue;
+    StepMetrics metrics = finish_step(peak);
+    if (evaluation_due) metrics.valid_loss = evaluate();
     finished_steps_ = step + 1;
-    stopped = stop_agreed(stop) && !last;
-    if (due(config_.checkpoint.every) || last || stopped) metrics.checkpoint_seconds = save(step + 1);
-    metrics.time = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-    reporter_->step(metrics);
+    if (save_due || stop_asked_) metrics.checkpoint_seconds = save(step + 1);
+    if (trace_ends || stop_asked_ || last) finish_trace(profiler);
+    last_finish_ = Clock::now();
+    report(metrics);
   }
-  if (stopped) {
+  if (finished_steps_ < config_.run.steps) {
     reporter_->end(RunState::stopped, finished_steps_, "a signal asked for it", 0);
     logger_.info("stopped after step " + std::to_string(finished_steps_) + "; the same command continues");
   } else {

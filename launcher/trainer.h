@@ -1,11 +1,14 @@
 // The training loop of one rank: data in, steps, evaluation, checkpoints, numbers out, and a clean stop.
 #pragma once
 
+#include <chrono>
+#include <deque>
 #include <memory>
 
 #include "core/config/config.h"
 #include "core/data/dataset.h"
 #include "core/data/loader.h"
+#include "launcher/profiler.h"
 #include "launcher/rank_context.h"
 #include "launcher/run_plan.h"
 #include "launcher/run_reporter.h"
@@ -28,12 +31,27 @@ class Trainer {
   void run(const StopSignal& stop);
 
  private:
+  using Clock = std::chrono::steady_clock;
+
+  // A step whose work is queued and whose numbers the host has not seen yet.
+  struct StepInFlight {
+    int64_t step = 0;
+    Clock::time_point begin;
+    std::vector<HostBatch> batches;
+    double lr = 0;
+    double data_wait_seconds = 0;
+  };
+
   void train(const StopSignal& stop);
   int64_t prepare();  // builds the model, loads its state; returns the finished steps
   std::vector<HostBatch> next_batches(Loader& loader, int64_t step) const;
   double evaluate();
   double save(int64_t finished_steps);
-  bool stop_agreed(const StopSignal& stop);
+  double peak_flops() const;
+  void launch_step(Loader& loader, int64_t step, const StopSignal& stop);
+  StepMetrics finish_step(double peak);  // of the oldest step in flight
+  void report(StepMetrics metrics);
+  void finish_trace(Profiler& profiler);
   [[noreturn]] void fail_not_finite(const std::vector<HostMicrobatch>& microbatches, int64_t step);
 
   RankContext& rank_;
@@ -49,6 +67,9 @@ class Trainer {
   std::unique_ptr<RunReporter> reporter_;
   int64_t resumed_samples_ = 0;
   int64_t finished_steps_ = 0;
+  std::deque<StepInFlight> in_flight_;
+  Clock::time_point last_finish_ = {};
+  bool stop_asked_ = false;
 };
 
 }  // namespace trireme

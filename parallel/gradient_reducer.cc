@@ -1,7 +1,6 @@
 #include "parallel/gradient_reducer.h"
 
 #include <algorithm>
-#include <chrono>
 
 namespace trireme {
 
@@ -44,15 +43,22 @@ void GradientReducer::unit_finished(size_t i, Stream& stream) {
   }
 }
 
-double GradientReducer::finish(Stream& stream) {
+void GradientReducer::all_units_finished(Stream& stream) {
+  for (size_t i = buckets_of_unit_.size(); i-- > 0;) unit_finished(i, stream);
+}
+
+Interval GradientReducer::finish(Stream& stream) {
   // Without overlap, in the order in which backward makes buckets ready: the collective sequence is the same.
   for (size_t b = buckets_.size(); b-- > 0;) {
     if (!started_[b]) reduce(b, stream);
   }
-  const auto begin = std::chrono::steady_clock::now();
+  if (pending_.empty()) return {};
+  Interval waiting;
+  waiting.begin = stream.record_time();
   for (const WorkHandle& work : pending_) work->wait(stream);
+  waiting.end = stream.record_time();
   pending_.clear();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  return waiting;
 }
 
 }  // namespace trireme

@@ -11,7 +11,7 @@ namespace trireme {
 // Runs `body` on `ranks` ranks at once; the first exception is thrown here.
 inline void run_rank_contexts(const Config& config, int ranks, const std::function<void(RankContext&)>& body) {
   run_thread_ranks(ranks, [&](Communicator& world) {
-    RankContext rank(config, world, ranks);
+    RankContext rank(config, world, LocalPlace{world.rank(), ranks});
     body(rank);
   });
 }

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "core/trace/tracer.h"
+
 namespace trireme {
 
 namespace {
@@ -65,6 +67,16 @@ std::string CommCall::str() const {
   return out + ", call " + std::to_string(sequence);
 }
 
+Device CommCall::device() const {
+  const auto on_gpu = [](const Tensor& t) { return t.defined() && t.device().type != DeviceType::cpu; };
+  if (on_gpu(input)) return input.device();
+  if (on_gpu(output)) return output.device();
+  for (const Transfer& t : transfers) {
+    if (on_gpu(t.tensor)) return t.tensor.device();
+  }
+  return {};
+}
+
 WorkHandle Communicator::submit_collective(CommCall call, int64_t bytes, int peer, Stream& stream) {
   call.sequence = num_collectives_++;
   call.record_ids.push_back(recorder_.add({.sequence = call.sequence,
@@ -74,6 +86,8 @@ WorkHandle Communicator::submit_collective(CommCall call, int64_t bytes, int pee
                                            .group_size = size_,
                                            .peer = peer,
                                            .bytes = bytes}));
+  const std::string name = comm_op_name(call.op);
+  const TraceRange range(stream, name, bytes);
   return submit(std::move(call), stream);
 }
 
@@ -155,6 +169,9 @@ WorkHandle Communicator::send_recv(std::vector<Transfer> transfers, Stream& stre
                                              .peer = t.peer,
                                              .bytes = t.tensor.bytes()}));
   }
+  int64_t bytes = 0;
+  for (const Transfer& t : call.transfers) bytes += t.tensor.bytes();
+  const TraceRange range(stream, "send_recv", bytes);
   return submit(std::move(call), stream);
 }
 

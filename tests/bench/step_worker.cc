@@ -83,7 +83,7 @@ class Worker {
       : rank_(rank),
         bench_(bench),
         model_(rank.stream(), bench.config.model,
-               {.compute = resolve_compute(bench.config), .max_sequence = bench.sequence}) {
+               {.compute = resolve_compute(bench.config, rank.stream().device()), .max_sequence = bench.sequence}) {
     model_.initialize(rank.stream(), 1234);
     step_ = std::make_unique<TrainStep>(rank.stream(), rank.data(), model_, bench.config);
   }
@@ -100,7 +100,7 @@ class Worker {
       step_->forward_backward(std::span(&microbatch_, 1));
       const auto middle = Clock::now();
       step_->update(3e-4, ++updates_);
-      const StepNumbers numbers = step_->numbers();
+      const StepNumbers numbers = step_->take_numbers();
       wait_for_all();
       const auto end = Clock::now();
       const auto since = [](auto a, auto b) { return std::chrono::duration<double>(b - a).count(); };

@@ -111,6 +111,7 @@ TEST_F(Training, AllocatorsAreIdleFromStepThreeOn) {
     for (int64_t s = 1; s <= 8; ++s) {
       step.forward_backward(microbatches);
       step.update(1e-3, s);
+      step.take_numbers();
       step.evaluate(std::span(microbatches).first(1));
       const int64_t allocations = rank.allocator().stats().system_allocations;
       if (s == 2) settled = allocations;
@@ -143,7 +144,7 @@ TEST_F(Training, GradientsAreReducedOnceAndDuringBackward) {
       for (const FlightRecord& record : rank.recorder().records()) {
         ASSERT_EQ(record.op, CommOp::all_reduce);
         EXPECT_EQ(record.group, "data");
-        if (record.bytes <= 8) continue;  // label count and loss
+        if (record.bytes <= 16) continue;  // label count and sums
         gradient_calls.push_back(record);
         reduced_bytes += record.bytes;
       }
@@ -156,6 +157,27 @@ TEST_F(Training, GradientsAreReducedOnceAndDuringBackward) {
       EXPECT_EQ(gradient_calls.back().bytes, model.buckets().front()->gradient().bytes());
     });
   }
+}
+
+// profile: the traced steps of the traced rank, each with its layers, collectives and optimizer; the same bits as without.
+TEST_F(Training, ATraceHasWhatTheStepsDid) {
+  const std::string file = dir_ / "trace.json";
+  const auto traced = run("traced", 4, 2, {"profile.start=2", "profile.end=3", "profile.trace=" + file});
+  EXPECT_EQ(traced, run("plain", 4, 2, {}));
+  std::map<std::string, int> counts;
+  const nlohmann::json trace = nlohmann::json::parse(read_file(file));
+  for (const auto& event : trace.at("traceEvents")) {
+    if (event.at("ph") == "X") ++counts[event.at("name")];
+  }
+  EXPECT_EQ(counts["step"], 2);
+  EXPECT_EQ(counts["data"], 2);
+  EXPECT_EQ(counts["optimizer"], 2);
+  EXPECT_EQ(counts["microbatch"], 4);
+  for (const char* name : {"forward layer 1", "backward layer 1", "weight layer 1", "forward head"}) {
+    EXPECT_EQ(counts[name], 4) << name;
+  }
+  EXPECT_GT(counts["all_reduce"], 0);
+  EXPECT_EQ(counts["checkpoint"], 0);
 }
 
 }  // namespace

@@ -81,13 +81,15 @@ TEST_P(CrossEntropyTest, GradientIsTheSlopeOfTheLoss) {
   };
   Tensor losses = unset(DType::f32, {4});
   Tensor dlogits = unset(DType::f32, {4, 17});
-  ops::cross_entropy(stream(), tensor(DType::f32, {4, 17}, x), make_ids(stream(), labels), scale_tensor(), losses, dlogits);
+  ops::cross_entropy(stream(), tensor(DType::f32, {4, 17}, x), make_ids(stream(), labels), scale_tensor(), losses,
+                     dlogits);
   expect_close(read(dlogits), gradient_of(loss, x), tolerance(DType::f32, OpKind::reduction), "dlogits");
 
   const Values along = normal_values(4 * 17, "along");
   const auto own_loss = [&](const Values& at) {
     Tensor none;
-    ops::cross_entropy(stream(), tensor(DType::f32, {4, 17}, at), make_ids(stream(), labels), scale_tensor(), losses, none);
+    ops::cross_entropy(stream(), tensor(DType::f32, {4, 17}, at), make_ids(stream(), labels), scale_tensor(), losses,
+                       none);
     return kScale * dot(read(losses), Values(4, 1.0));
   };
   const double want = (own_loss(plus(x, 1e-2, along)) - own_loss(plus(x, -1e-2, along))) / 2e-2;
@@ -114,7 +116,7 @@ TEST_P(CrossEntropyTest, InPlaceAndWithoutGradient) {
 
 // bf16 logits: what a bf16 model has on a GPU. The loss is that of the logits as rounded.
 TEST_P(CrossEntropyTest, NarrowLogits) {
-  for (const Shape& shape : {Shape{3, 3}, Shape{17, 17}, Shape{5, 2051}}) {
+  for (const Shape& shape : {Shape{3, 3}, Shape{17, 17}, Shape{5, 2051}, Shape{2, 4096}, Shape{3, 90001}}) {
     const auto columns = static_cast<size_t>(shape[1]);
     Tensor logits = normal(DType::bf16, shape, "logits", 4.0);
     const Values x = read(logits);
@@ -125,6 +127,22 @@ TEST_P(CrossEntropyTest, NarrowLogits) {
                  shape.str());
     expect_close(read(logits), reference_gradient(x, labels, columns, kScale),
                  tolerance(DType::bf16, OpKind::reduction), "gradient " + shape.str());
+  }
+}
+
+// A gradient wider than the logits; rows of both that begin at other places of a vector.
+TEST_P(CrossEntropyTest, NarrowLogitsWideGradient) {
+  for (const Shape& shape : {Shape{5, 2051}, Shape{3, 520}}) {
+    const Tensor logits = normal(DType::bf16, shape, "logits", 4.0);
+    const std::vector<int32_t> labels = make_labels(shape[0], shape[1]);
+    const Tensor room = unset(DType::f32, {shape.numel() + 1});
+    Tensor losses = unset(DType::f32, {shape[0]});
+    for (const int64_t offset : {0, 1}) {
+      Tensor dlogits = room.flat_slice(offset, shape);
+      ops::cross_entropy(stream(), logits, make_ids(stream(), labels), scale_tensor(), losses, dlogits);
+      expect_close(read(dlogits), reference_gradient(read(logits), labels, static_cast<size_t>(shape[1]), kScale),
+                   tolerance(DType::f32, OpKind::reduction), shape.str());
+    }
   }
 }
 
@@ -149,7 +167,8 @@ TEST_P(CrossEntropyTest, ExtremeLogits) {
   const std::vector<int32_t> labels = {4990, 4500, 7};
   Tensor losses = unset(DType::f32, {3});
   Tensor dlogits = unset(DType::f32, {3, 5000});
-  ops::cross_entropy(stream(), tensor(DType::f32, {3, 5000}, x), make_ids(stream(), labels), scale_tensor(1.0f), losses, dlogits);
+  ops::cross_entropy(stream(), tensor(DType::f32, {3, 5000}, x), make_ids(stream(), labels), scale_tensor(1.0f), losses,
+                     dlogits);
   expect_close(read(losses), reference_losses(x, labels, columns), tolerance(DType::f32, OpKind::reduction), "losses");
   expect_close(read(dlogits), reference_gradient(x, labels, columns, 1), tolerance(DType::f32, OpKind::reduction),
                "dlogits");
@@ -160,7 +179,8 @@ TEST_P(CrossEntropyTest, NanReachesTheLoss) {
   x[2999] = std::numeric_limits<double>::quiet_NaN();
   Tensor losses = unset(DType::f32, {1});
   Tensor none;
-  ops::cross_entropy(stream(), tensor(DType::f32, {1, 3000}, x), make_ids(stream(), {5}), scale_tensor(1.0f), losses, none);
+  ops::cross_entropy(stream(), tensor(DType::f32, {1, 3000}, x), make_ids(stream(), {5}), scale_tensor(1.0f), losses,
+                     none);
   EXPECT_TRUE(std::isnan(read(losses)[0]));
 }
 
@@ -180,8 +200,10 @@ TEST_P(CrossEntropyTest, RefusesALabelOutsideTheVocabulary) {
   Tensor losses = unset(DType::f32, {1});
   Tensor none;
   const Tensor logits = normal(DType::f32, {1, 3}, "logits");
-  EXPECT_THROW(ops::cross_entropy(stream(), logits, make_ids(stream(), {3}), scale_tensor(1.0f), losses, none), BugError);
-  EXPECT_THROW(ops::cross_entropy(stream(), logits, make_ids(stream(), {-1}), scale_tensor(1.0f), losses, none), BugError);
+  EXPECT_THROW(ops::cross_entropy(stream(), logits, make_ids(stream(), {3}), scale_tensor(1.0f), losses, none),
+               BugError);
+  EXPECT_THROW(ops::cross_entropy(stream(), logits, make_ids(stream(), {-1}), scale_tensor(1.0f), losses, none),
+               BugError);
 }
 
 TRIREME_OP_DEVICES(CrossEntropyTest);

@@ -24,7 +24,8 @@ class DeviceAllocator final : public Allocator {
   void* system_allocate(int64_t bytes) override {
     activate();
     void* data = nullptr;
-    return or_null(cudaMalloc(&data, static_cast<size_t>(bytes)), data);
+    const cudaError_t status = cudaMalloc(&data, static_cast<size_t>(bytes));
+    return or_null(status, data);
   }
   void system_free(void* data, int64_t) override {
     activate();
@@ -44,7 +45,8 @@ class PinnedAllocator final : public Allocator {
   void* system_allocate(int64_t bytes) override {
     check(cudaSetDevice(index_), "make cuda:" + std::to_string(index_) + " current");
     void* data = nullptr;
-    return or_null(cudaHostAlloc(&data, static_cast<size_t>(bytes), cudaHostAllocPortable), data);
+    const cudaError_t status = cudaHostAlloc(&data, static_cast<size_t>(bytes), cudaHostAllocPortable);
+    return or_null(status, data);
   }
   void system_free(void* data, int64_t) override { cudaFreeHost(data); }
 

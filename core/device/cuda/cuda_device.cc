@@ -11,7 +11,9 @@ namespace trireme::cuda {
 namespace {
 
 // The oldest driver that the runtime in this program works with, from "13000" to "13.0".
-std::string version_str(int version) { return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10); }
+std::string version_str(int version) {
+  return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
+}
 
 cudaError_t count_devices(int& count) {
   count = 0;
@@ -56,8 +58,9 @@ void require_device(int index) {
   const cudaError_t status = count_devices(count);
   if (index < count) return;
   if (count == 0) {
-    throw MachineError({.what = "no GPU can be used: " + reason(status),
-                        .hint = "an NVIDIA driver for this GPU (nvidia-smi shows what is installed), or run.device: cpu"});
+    throw MachineError(
+        {.what = "no GPU can be used: " + reason(status),
+         .hint = "an NVIDIA driver for this GPU (nvidia-smi shows what is installed), or run.device: cpu"});
   }
   throw MachineError({.what = "there is no GPU " + std::to_string(index) + " on this machine",
                       .expected = "at most " + std::to_string(count) + " ranks on it, one for each GPU",

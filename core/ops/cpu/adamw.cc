@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "core/ops/adamw_step.h"
 #include "core/ops/cpu/blocks.h"
 #include "core/ops/cpu/kernels.h"
 #include "core/ops/cpu/multiversion.h"
@@ -38,22 +39,6 @@ void update_range_rounding(const math::AdamWStep& constants, float clip_factor, 
   }
 }
 
-math::AdamWStep constants_of(const ops::AdamW& options) {
-  const double beta1 = options.beta1;
-  const double beta2 = options.beta2;
-  const double t = static_cast<double>(options.step);
-  math::AdamWStep step;
-  step.beta1 = options.beta1;
-  step.one_minus_beta1 = static_cast<float>(1.0 - beta1);
-  step.beta2 = options.beta2;
-  step.one_minus_beta2 = static_cast<float>(1.0 - beta2);
-  step.eps = options.eps;
-  step.rate = static_cast<float>(options.lr / (1.0 - std::pow(beta1, t)));
-  step.inv_sqrt_correct2 = static_cast<float>(1.0 / std::sqrt(1.0 - std::pow(beta2, t)));
-  step.decay = static_cast<float>(static_cast<double>(options.lr) * options.weight_decay);
-  return step;
-}
-
 }  // namespace
 
 void prepare_update(Stream&, const Tensor& sum_squares, const Tensor& loss, float max_norm, ops::UpdateScalars& out) {
@@ -68,7 +53,7 @@ void prepare_update(Stream&, const Tensor& sum_squares, const Tensor& loss, floa
 void adamw_update(Stream& stream, const ops::AdamW& options, const ops::UpdateScalars& scalars, const Tensor& grad,
                   Tensor& master, Tensor& m, Tensor& v, Tensor& weight) {
   if (*scalars.non_finite.data<int32_t>() != 0) return;
-  const math::AdamWStep step = constants_of(options);
+  const math::AdamWStep step = ops::adamw_step(options);
   const float clip_factor = *scalars.clip_factor.data<float>();
   const float* g = grad.data<float>();
   float* w = master.data<float>();

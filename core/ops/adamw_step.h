@@ -1,0 +1,28 @@
+// The constants of one step of AdamW, as the kernels of every device take them.
+#pragma once
+
+#include <cmath>
+
+#include "core/ops/adamw.h"
+#include "core/ops/math.h"
+
+namespace trireme::ops {
+
+// Formed in fp64 and rounded once.
+inline math::AdamWStep adamw_step(const AdamW& options) {
+  const double beta1 = options.beta1;
+  const double beta2 = options.beta2;
+  const double t = static_cast<double>(options.step);
+  math::AdamWStep step;
+  step.beta1 = options.beta1;
+  step.one_minus_beta1 = static_cast<float>(1.0 - beta1);
+  step.beta2 = options.beta2;
+  step.one_minus_beta2 = static_cast<float>(1.0 - beta2);
+  step.eps = options.eps;
+  step.rate = static_cast<float>(options.lr / (1.0 - std::pow(beta1, t)));
+  step.inv_sqrt_correct2 = static_cast<float>(1.0 / std::sqrt(1.0 - std::pow(beta2, t)));
+  step.decay = static_cast<float>(static_cast<double>(options.lr) * options.weight_decay);
+  return step;
+}
+
+}  // namespace trireme::ops

@@ -1,0 +1,87 @@
+#include "launcher/rank_device.h"
+
+#include <array>
+#include <string>
+
+#include "core/device/cpu_features.h"
+#include "core/device/cuda/cuda_device.h"
+#include "core/error.h"
+
+namespace trireme {
+
+namespace {
+
+// Dense peaks of the data sheets in TFLOP/s, for the first name that a GPU's name contains.
+struct Peak {
+  const char* name;
+  double bf16;
+  double fp32;
+};
+constexpr std::array<Peak, 9> kPeaks = {{{"B200", 2250, 75},
+                                         {"GB200", 2500, 80},
+                                         {"H200", 989.4, 66.9},
+                                         {"GH200", 989.4, 66.9},
+                                         {"H100 PCIe", 756, 51.2},
+                                         {"H100", 989.4, 66.9},
+                                         {"H800", 989.4, 66.9},
+                                         {"A100", 312, 19.5},
+                                         {"A800", 312, 19.5}}};
+
+void check_shared(const RankDevice& chosen, LocalPlace place) {
+  const int gpus = cuda::num_devices();
+  if (chosen.backend != CommBackend::nccl || place.size <= gpus) return;
+  throw MachineError({.what = "this machine has more ranks than GPUs, and NCCL takes one rank for each",
+                      .expected = "at most " + std::to_string(gpus) + " ranks on it",
+                      .found = std::to_string(place.size),
+                      .hint = "fewer ranks per machine, or parallel.backend: mpi, which lets ranks share a GPU"});
+}
+
+}  // namespace
+
+RankDevice resolve_device(const Config& config, LocalPlace place) {
+  const CommBackend backend = config.parallel.backend;
+  RankDevice chosen;
+  const bool cuda = config.run.device == DeviceChoice::cuda ||
+                    (config.run.device == DeviceChoice::automatic && cuda::num_devices() > 0);
+  if (!cuda) {
+    if (backend == CommBackend::nccl) {
+      throw ConfigError({.what = "parallel.backend: nccl needs GPUs, and this run is on the CPU",
+                         .where = "parallel.backend",
+                         .hint = "auto"});
+    }
+    return chosen;
+  }
+  chosen.backend = backend == CommBackend::automatic ? CommBackend::nccl : backend;
+  cuda::require_device(0);
+  check_shared(chosen, place);
+  chosen.device = Device{DeviceType::cuda, place.rank % cuda::num_devices()};
+  return chosen;
+}
+
+double RankDevice::peak_flops(DType compute) const {
+  if (device.type == DeviceType::cpu) return 0;
+  const std::string name = cuda::device_info(device.index).name;
+  for (const Peak& peak : kPeaks) {
+    if (name.find(peak.name) != std::string::npos) return (compute == DType::bf16 ? peak.bf16 : peak.fp32) * 1e12;
+  }
+  return 0;
+}
+
+std::string RankDevice::str() const {
+  if (device.type == DeviceType::cpu) return "cpu (" + cpu_features().str() + ")";
+  return device.str() + " (" + cuda::device_info(device.index).name + ")";
+}
+
+DType resolve_compute(const Config& config, const Device& device) {
+  switch (config.precision.compute) {
+    case ComputeType::fp32: return DType::f32;
+    case ComputeType::bf16: return DType::bf16;
+    case ComputeType::automatic:
+      // Every GPU that this program is built for has bf16 tensor cores.
+      return device.type == DeviceType::cuda || cpu_features().has_fast_bf16() ? DType::bf16 : DType::f32;
+    case ComputeType::fp8: break;
+  }
+  throw ConfigError({.what = "precision.compute: fp8 is not built yet", .hint = "bf16"});
+}
+
+}  // namespace trireme
