@@ -1,5 +1,7 @@
 #include "core/ops/adamw.h"
 
+#include <cmath>
+
 #include "core/ops/check.h"
 #include "core/ops/dispatch.h"
 
@@ -22,17 +24,38 @@ void prepare_update(Stream& stream, const Tensor& sum_squares, const Tensor& los
   TRIREME_DISPATCH(stream, prepare_update(stream, sum_squares, loss, max_norm, out));
 }
 
-void adamw_update(Stream& stream, const AdamW& options, const UpdateScalars& scalars, const Tensor& grad,
-                  Tensor& master, Tensor& m, Tensor& v, Tensor& weight) {
+math::AdamWStep adamw_constants(const AdamW& options) {
+  const double beta1 = options.beta1;
+  const double beta2 = options.beta2;
+  const double t = static_cast<double>(options.step);
+  math::AdamWStep step;
+  step.beta1 = options.beta1;
+  step.one_minus_beta1 = static_cast<float>(1.0 - beta1);
+  step.beta2 = options.beta2;
+  step.one_minus_beta2 = static_cast<float>(1.0 - beta2);
+  step.eps = options.eps;
+  step.rate = static_cast<float>(options.lr / (1.0 - std::pow(beta1, t)));
+  step.inv_sqrt_correct2 = static_cast<float>(1.0 / std::sqrt(1.0 - std::pow(beta2, t)));
+  step.decay = static_cast<float>(static_cast<double>(options.lr) * options.weight_decay);
+  return step;
+}
+
+void adamw_update(Stream& stream, const AdamW& options, const UpdateScalars& scalars, const Tensor& ranges,
+                  const Tensor& grad, AdamWTensors& state) {
   TRIREME_CHECK(options.step >= 1, "adamw_update: steps count from 1");
+  TRIREME_CHECK(state.master.defined() || state.weight.defined(), "adamw_update: no weights");
   const Shape flat{grad.numel()};
   check_scalars(stream, "adamw_update", scalars);
-  check_tensor(stream, "adamw_update", "grad", grad, DType::f32, flat);
-  check_tensor(stream, "adamw_update", "master", master, DType::f32, flat);
-  check_tensor(stream, "adamw_update", "m", m, DType::f32, flat);
-  check_tensor(stream, "adamw_update", "v", v, DType::f32, flat);
-  if (weight.defined()) check_tensor(stream, "adamw_update", "weight", weight, DType::bf16, flat);
-  TRIREME_DISPATCH(stream, adamw_update(stream, options, scalars, grad, master, m, v, weight));
+  check_tensor(stream, "adamw_update", "ranges", ranges, DType::i64, {ranges.shape()[0], kUpdateRangeColumns});
+  check_float(stream, "adamw_update", "grad", grad, flat);
+  check_float(stream, "adamw_update", "m", state.m, flat);
+  check_tensor(stream, "adamw_update", "v", state.v, state.m.dtype(), flat);
+  if (state.master.defined()) check_tensor(stream, "adamw_update", "master", state.master, DType::f32, flat);
+  if (state.weight.defined()) check_tensor(stream, "adamw_update", "weight", state.weight, DType::bf16, flat);
+  for (const void* data : {grad.raw(), state.m.raw(), state.v.raw(), state.master.raw(), state.weight.raw()}) {
+    TRIREME_CHECK(reinterpret_cast<uintptr_t>(data) % 16 == 0, "adamw_update: not at a 16-byte boundary");
+  }
+  TRIREME_DISPATCH(stream, adamw_update(stream, options, scalars, ranges, grad, state));
 }
 
 }  // namespace trireme::ops
