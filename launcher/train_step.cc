@@ -2,6 +2,7 @@
 
 #include "core/ops/cross_entropy.h"
 #include "core/ops/elementwise.h"
+#include "core/trace/tracer.h"
 
 namespace trireme {
 
@@ -73,6 +74,7 @@ void TrainStep::forward_backward(std::span<const HostMicrobatch> microbatches, c
   ops::fill(stream_, sums_, 0);
   reducer_.begin_step();
   for (size_t i = 0; i < microbatches.size(); ++i) {
+    const TraceRange range(stream_, "microbatch");
     const Microbatch microbatch = upload(stream_, microbatches[i], loss_sum_, grad_scale_);
     const bool last = i + 1 == microbatches.size();
     StageStash stash;
@@ -90,7 +92,10 @@ void TrainStep::forward_backward(std::span<const HostMicrobatch> microbatches, c
 }
 
 void TrainStep::update(double learning_rate, int64_t update) {
-  optimizer_.update(stream_, learning_rate, update, loss_sum_);
+  {
+    const TraceRange range(stream_, "optimizer");
+    optimizer_.update(stream_, learning_rate, update, loss_sum_);
+  }
   readbacks_.push_back(start_readback());
 }
 

@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "core/ops/cpu/gemm_peak.h"
 #include "core/ops/elementwise.h"
+#include "core/trace/tracer.h"
 #include "launcher/diagnose.h"
 #include "optim/learning_rate.h"
 #include "parallel/resolve.h"
@@ -97,6 +98,7 @@ int64_t Trainer::prepare() {
 }
 
 std::vector<HostBatch> Trainer::next_batches(Loader& loader, int64_t step) const {
+  const TraceRange range(rank_.stream(), "data");
   std::vector<HostBatch> batches;
   for (int64_t j = 0; j < batches_->num_microbatches(step); ++j) {
     std::optional<HostBatch> batch = loader.next();
@@ -107,6 +109,7 @@ std::vector<HostBatch> Trainer::next_batches(Loader& loader, int64_t step) const
 }
 
 double Trainer::evaluate() {
+  const TraceRange range(rank_.stream(), "evaluation");
   // The same windows every time: the first ones of the validation order, no more than there are.
   BatchPlanOptions options;
   options.global = config_.batch.global;
@@ -125,6 +128,7 @@ double Trainer::evaluate() {
 
 double Trainer::save(int64_t finished_steps) {
   const auto begin = Clock::now();
+  const TraceRange range(rank_.stream(), "checkpoint");
   if (rank_.is_main()) {
     CheckpointState state;
     state.step = finished_steps;
@@ -166,6 +170,7 @@ double Trainer::peak_flops() const {
 
 void Trainer::launch_step(Loader& loader, int64_t step, const StopSignal& stop) {
   rank_.recorder().set_step(step + 1);
+  const TraceRange range(rank_.stream(), "step");
   StepInFlight flight;
   flight.step = step;
   flight.begin = Clock::now();
@@ -215,6 +220,12 @@ void Trainer::report(StepMetrics metrics) {
   reporter_->step(metrics);
 }
 
+void Trainer::finish_trace(Profiler& profiler) {
+  if (!profiler.recording()) return;
+  profiler.finish();
+  logger_.info("a trace is in " + profiler.file().string() + " (open it at ui.perfetto.dev)");
+}
+
 void Trainer::train(const StopSignal& stop) {
   const int64_t first = prepare();
   finished_steps_ = first;
@@ -226,20 +237,24 @@ void Trainer::train(const StopSignal& stop) {
   loader_options.end_step = config_.run.steps;
   Loader loader(*train_data_, *batches_, loader_options);
 
+  Profiler profiler(rank_, config_);
   // On a GPU the host runs one step ahead: it looks at the numbers of a step when the next one is queued.
   const bool runs_ahead = rank_.stream().asynchronous();
   for (int64_t step = first; step < config_.run.steps && !stop_asked_; ++step) {
+    profiler.before_step(step + 1);
     launch_step(loader, step, stop);
     if (in_flight_.size() > 1) report(finish_step(peak));
     const bool last = step + 1 == config_.run.steps;
     const auto due = [&](int64_t every) { return every > 0 && (step + 1) % every == 0; };
     const bool evaluation_due = valid_data_ && (due(config_.run.eval_every) || last);
     const bool save_due = due(config_.checkpoint.every) || last;
-    if (runs_ahead && !evaluation_due && !save_due && !stop_asked_) continue;
+    const bool trace_ends = profiler.ends_with(step + 1);
+    if (runs_ahead && !evaluation_due && !save_due && !stop_asked_ && !trace_ends) continue;
     StepMetrics metrics = finish_step(peak);
     if (evaluation_due) metrics.valid_loss = evaluate();
     finished_steps_ = step + 1;
     if (save_due || stop_asked_) metrics.checkpoint_seconds = save(step + 1);
+    if (trace_ends || stop_asked_ || last) finish_trace(profiler);
     last_finish_ = Clock::now();
     report(metrics);
   }

@@ -8,6 +8,7 @@
 #include "core/config/config.h"
 #include "core/data/dataset.h"
 #include "core/data/loader.h"
+#include "launcher/profiler.h"
 #include "launcher/rank_context.h"
 #include "launcher/run_plan.h"
 #include "launcher/run_reporter.h"
@@ -50,6 +51,7 @@ class Trainer {
   void launch_step(Loader& loader, int64_t step, const StopSignal& stop);
   StepMetrics finish_step(double peak);  // of the oldest step in flight
   void report(StepMetrics metrics);
+  void finish_trace(Profiler& profiler);
   [[noreturn]] void fail_not_finite(const std::vector<HostMicrobatch>& microbatches, int64_t step);
 
   RankContext& rank_;

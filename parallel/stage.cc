@@ -1,10 +1,17 @@
 #include "parallel/stage.h"
 
+#include "core/trace/tracer.h"
+
 namespace trireme {
 
 StageRunner::StageRunner(std::vector<Unit*> units, std::vector<RecomputeMode> recompute)
     : units_(std::move(units)), recompute_(std::move(recompute)) {
   TRIREME_CHECK(units_.size() == recompute_.size());
+  for (const Unit* unit : units_) {
+    forward_names_.push_back("forward " + unit->name());
+    backward_names_.push_back("backward " + unit->name());
+    weight_names_.push_back("weight " + unit->name());
+  }
 }
 
 Tensor StageRunner::forward(Stream& stream, const Microbatch& microbatch, const Tensor& x, StageStash& stash) const {
@@ -16,10 +23,22 @@ Tensor StageRunner::forward(Stream& stream, const Microbatch& microbatch, const 
     const bool full = recompute_[i] == RecomputeMode::full;
     Stash& unit_stash = stash.units.emplace_back(keep && !full);
     if (keep && full) stash.inputs[i] = hidden;
+    const TraceRange range(stream, forward_names_[i]);
     hidden = units_[i]->forward(stream, microbatch, hidden, unit_stash);
     if (recompute_[i] == RecomputeMode::selective) units_[i]->drop_recomputable(unit_stash);
   }
   return hidden;
+}
+
+void StageRunner::recompute(Stream& stream, const Microbatch& microbatch, size_t i, StageStash& stash) const {
+  const TraceRange range(stream, "recompute");
+  if (recompute_[i] == RecomputeMode::full) {
+    stash.units[i] = Stash(true);
+    units_[i]->forward(stream, microbatch, stash.inputs[i], stash.units[i]);
+    stash.inputs[i] = Tensor{};
+  } else {
+    units_[i]->recompute(stream, microbatch, stash.units[i]);
+  }
 }
 
 Tensor StageRunner::backward(Stream& stream, const Microbatch& microbatch, const Tensor& dy, StageStash& stash,
@@ -27,15 +46,15 @@ Tensor StageRunner::backward(Stream& stream, const Microbatch& microbatch, const
   TRIREME_CHECK(stash.units.size() == units_.size(), "backward without a forward");
   Tensor gradient = dy;
   for (size_t i = units_.size(); i-- > 0;) {
-    if (recompute_[i] == RecomputeMode::full) {
-      stash.units[i] = Stash(true);
-      units_[i]->forward(stream, microbatch, stash.inputs[i], stash.units[i]);
-      stash.inputs[i] = Tensor{};
-    } else if (recompute_[i] == RecomputeMode::selective) {
-      units_[i]->recompute(stream, microbatch, stash.units[i]);
+    if (recompute_[i] != RecomputeMode::none) recompute(stream, microbatch, i, stash);
+    {
+      const TraceRange range(stream, backward_names_[i]);
+      gradient = units_[i]->backward_input(stream, microbatch, gradient, stash.units[i]);
     }
-    gradient = units_[i]->backward_input(stream, microbatch, gradient, stash.units[i]);
-    units_[i]->backward_weight(stream, microbatch, stash.units[i]);
+    {
+      const TraceRange range(stream, weight_names_[i]);
+      units_[i]->backward_weight(stream, microbatch, stash.units[i]);
+    }
     stash.units[i].clear();
     unit_finished(i);
   }

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <functional>
+#include <string>
 #include <vector>
 
 #include "core/config/config.h"
@@ -36,8 +37,14 @@ class StageRunner {
   const std::vector<Unit*>& units() const { return units_; }
 
  private:
+  void recompute(Stream& stream, const Microbatch& microbatch, size_t unit, StageStash& stash) const;
+
   std::vector<Unit*> units_;
   std::vector<RecomputeMode> recompute_;
+  // Of each unit, for traces: "forward blocks.3".
+  std::vector<std::string> forward_names_;
+  std::vector<std::string> backward_names_;
+  std::vector<std::string> weight_names_;
 };
 
 }  // namespace trireme

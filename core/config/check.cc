@@ -97,7 +97,6 @@ void check_supported(const Config& config, const KeyPlaces& places) {
                 "fp32");
   require_built(places, precision.optimizer_states == StateType::fp32, "precision.optimizer_states",
                 to_string(precision.optimizer_states), "fp32");
-  require_built(places, !config.profile.start, "profile.start", "a step", "null");
 }
 
 }  // namespace trireme

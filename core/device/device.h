@@ -9,6 +9,7 @@ namespace trireme {
 
 class Allocator;
 class ThreadPool;
+class Tracer;
 
 enum class DeviceType : uint8_t { cpu, cuda };
 
@@ -45,7 +46,8 @@ struct Interval {
 // A stream belongs to one rank and is used by one thread at a time. It must outlive its tensors' use.
 class Stream {
  public:
-  Stream(Device device, Allocator& allocator, ThreadPool& pool) : device_(device), allocator_(allocator), pool_(pool) {}
+  Stream(Device device, Allocator& allocator, ThreadPool& pool)
+      : device_(device), allocator_(allocator), pool_(pool), name_(device.str()) {}
   virtual ~Stream() = default;
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
@@ -59,6 +61,12 @@ class Stream {
   // Whether ops return before their work is done.
   virtual bool asynchronous() const { return false; }
 
+  // Where ranges of this stream's work are kept (core/trace/tracer.h); none unless a run is traced.
+  Tracer* tracer() const { return tracer_; }
+  void set_tracer(Tracer* tracer) { tracer_ = tracer; }
+  const std::string& name() const { return name_; }  // in traces
+  void set_name(std::string name) { name_ = std::move(name); }
+
   virtual std::unique_ptr<Event> record() = 0;
   virtual std::unique_ptr<Event> record_time() = 0;  // one that remembers when it was reached
   virtual void wait(const Event& event) = 0;         // later work here runs after the event
@@ -68,6 +76,8 @@ class Stream {
   Device device_;
   Allocator& allocator_;
   ThreadPool& pool_;
+  Tracer* tracer_ = nullptr;
+  std::string name_;
 };
 
 // The CPU's stream: work runs at once on the caller and the pool.

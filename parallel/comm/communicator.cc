@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "core/trace/tracer.h"
+
 namespace trireme {
 
 namespace {
@@ -74,6 +76,8 @@ WorkHandle Communicator::submit_collective(CommCall call, int64_t bytes, int pee
                                            .group_size = size_,
                                            .peer = peer,
                                            .bytes = bytes}));
+  const std::string name = comm_op_name(call.op);
+  const TraceRange range(stream, name, bytes);
   return submit(std::move(call), stream);
 }
 
@@ -155,6 +159,9 @@ WorkHandle Communicator::send_recv(std::vector<Transfer> transfers, Stream& stre
                                              .peer = t.peer,
                                              .bytes = t.tensor.bytes()}));
   }
+  int64_t bytes = 0;
+  for (const Transfer& t : call.transfers) bytes += t.tensor.bytes();
+  const TraceRange range(stream, "send_recv", bytes);
   return submit(std::move(call), stream);
 }
 

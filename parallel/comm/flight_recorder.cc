@@ -58,14 +58,14 @@ FlightRecord* FlightRecorder::find(int64_t id) {
   return place < ring_.size() && ring_[place].id == id ? &ring_[place] : nullptr;
 }
 
-void FlightRecorder::mark_started(int64_t id) {
+void FlightRecorder::mark_started(int64_t id, double seconds) {
   std::lock_guard lock(mutex_);
-  if (FlightRecord* record = find(id)) record->started = monotonic_seconds();
+  if (FlightRecord* record = find(id)) record->started = seconds == kNow ? monotonic_seconds() : seconds;
 }
 
-void FlightRecorder::mark_finished(int64_t id) {
+void FlightRecorder::mark_finished(int64_t id, double seconds) {
   std::lock_guard lock(mutex_);
-  if (FlightRecord* record = find(id)) record->finished = monotonic_seconds();
+  if (FlightRecord* record = find(id)) record->finished = seconds == kNow ? monotonic_seconds() : seconds;
 }
 
 std::vector<FlightRecord> FlightRecorder::records() const {

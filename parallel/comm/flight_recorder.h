@@ -51,6 +51,8 @@ struct FlightRecord {
 
 class FlightRecorder {
  public:
+  static constexpr double kNow = -1;
+
   explicit FlightRecorder(int rank, int64_t capacity = 4096);
   FlightRecorder(const FlightRecorder&) = delete;
   FlightRecorder& operator=(const FlightRecorder&) = delete;
@@ -60,8 +62,9 @@ class FlightRecorder {
 
   // Adds a record (`id`, `step` and `called` are filled in here) and returns its id.
   int64_t add(FlightRecord record);
-  void mark_started(int64_t id);
-  void mark_finished(int64_t id);
+  // `seconds`: when it was, for backends that see it later; by default now.
+  void mark_started(int64_t id, double seconds = kNow);
+  void mark_finished(int64_t id, double seconds = kNow);
 
   // What is still in the ring, oldest first.
   std::vector<FlightRecord> records() const;

@@ -2,11 +2,18 @@
 // the list.
 #pragma once
 
+#include <utility>
+#include <vector>
+
 #include "parallel/comm/communicator.h"
 
 namespace trireme {
 
-// Copies what `call` sends to `rank`, the caller itself. Throws BugError when sends and receives don't fit.
+// What `call` sends to `rank`, the caller itself, as pairs (from, to) of equal size. Throws BugError when sends and
+// receives don't fit.
+std::vector<std::pair<Tensor, Tensor>> local_transfers(const CommCall& call, int rank);
+
+// Copies them. REQUIRES: host tensors.
 void run_local_transfers(const CommCall& call, int rank);
 
 }  // namespace trireme

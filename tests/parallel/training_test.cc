@@ -159,5 +159,26 @@ TEST_F(Training, GradientsAreReducedOnceAndDuringBackward) {
   }
 }
 
+// profile: the traced steps of the traced rank, each with its layers, collectives and optimizer; the same bits as without.
+TEST_F(Training, ATraceHasWhatTheStepsDid) {
+  const std::string file = dir_ / "trace.json";
+  const auto traced = run("traced", 4, 2, {"profile.start=2", "profile.end=3", "profile.trace=" + file});
+  EXPECT_EQ(traced, run("plain", 4, 2, {}));
+  std::map<std::string, int> counts;
+  const nlohmann::json trace = nlohmann::json::parse(read_file(file));
+  for (const auto& event : trace.at("traceEvents")) {
+    if (event.at("ph") == "X") ++counts[event.at("name")];
+  }
+  EXPECT_EQ(counts["step"], 2);
+  EXPECT_EQ(counts["data"], 2);
+  EXPECT_EQ(counts["optimizer"], 2);
+  EXPECT_EQ(counts["microbatch"], 4);
+  for (const char* name : {"forward layer 1", "backward layer 1", "weight layer 1", "forward head"}) {
+    EXPECT_EQ(counts[name], 4) << name;
+  }
+  EXPECT_GT(counts["all_reduce"], 0);
+  EXPECT_EQ(counts["checkpoint"], 0);
+}
+
 }  // namespace
 }  // namespace trireme

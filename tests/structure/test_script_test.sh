@@ -6,14 +6,14 @@
 set -euo pipefail
 tree="$(mktemp -d)"
 trap 'rm -rf "$tree"' EXIT
-mkdir -p "$tree/scripts" "$tree/build" "$tree"/build-{asan,tsan}/tests
+mkdir -p "$tree/scripts" "$tree"/build-{test,cuda,asan,tsan}/tests "$tree/tests/gpu" "$tree/bin"
 cp "${1:?the path of scripts/test}" "$tree/scripts/test"
 
 cat >"$tree/scripts/build" <<'END'
 #!/usr/bin/env bash
 [ "$1" != "$DOES_NOT_BUILD" ]
 END
-cat >"$tree/build/CTestTestfile.cmake" <<'END'
+cat >"$tree/build-test/CTestTestfile.cmake" <<'END'
 add_test(good true)
 if(NOT "$ENV{SKIPS}" STREQUAL "")
   add_test(skipped echo SKIPPED)
@@ -32,6 +32,12 @@ cat >"$tree/build-asan/tests/unit_tests" <<'END'
 printf '[  PASSED  ] 3 tests.\n'
 [ "$SANITIZER" != fails ] || { printf '[  FAILED  ] 2 tests, listed below:\n[  FAILED  ] A.c\n'; exit 1; }
 END
+cat >"$tree/tests/gpu/program_test.sh" <<'END'
+#!/usr/bin/env bash
+echo "ok one thing"
+END
+printf '#!/bin/sh\n' >"$tree/bin/nvcc"
+chmod +x "$tree/tests/gpu/program_test.sh" "$tree/bin/nvcc"
 cp "$tree/build-asan/tests/unit_tests" "$tree/build-tsan/tests/parallel_tests"
 echo 'add_test(seeded_race_is_reported true)' >"$tree/build-tsan/CTestTestfile.cmake"
 chmod +x "$tree"/scripts/* "$tree"/build-*/tests/*
@@ -43,28 +49,29 @@ expect() {
   shift 2
   while [ "$1" != -- ]; do variables+=("$1"); shift; done
   shift
-  out="$(env CI= SKIPS= BAD= SANITIZER= DOES_NOT_BUILD= "${variables[@]}" "$tree/scripts/test" "$@" 2>&1)" || found=$?
+  out="$(env CI= SKIPS= BAD= SANITIZER= DOES_NOT_BUILD= PATH="$tree/bin:$PATH" "${variables[@]}" "$tree/scripts/test" "$@" 2>&1)" || found=$?
   if [ $found != "$status" ] || [ "$(tail -n 1 <<<"$out")" != "$line" ]; then
     printf 'FAILED %s, %s: expected status %s and "%s"; status %s and\n%s\n' "${variables[*]}" "$*" "$status" "$line" $found "$out"
     failures=$((failures + 1))
   fi
 }
 
-expect 0 "8 passed, 0 failed, 0 skipped" --
+expect 0 "9 passed, 0 failed, 0 skipped" --
 expect 0 "1 passed, 0 failed, 0 skipped" -- --fast
 expect 0 "1 passed, 0 failed, 0 skipped" -- --only goo
 expect 1 "0 passed, 0 failed, 0 skipped" -- --only nothing
-expect 1 "8 passed, 2 failed, 0 skipped" BAD=1 --
-expect 0 "8 passed, 0 failed, 1 skipped" SKIPS=unit --
-expect 1 "8 passed, 1 failed, 0 skipped" SKIPS=unit CI=true --
-expect 0 "8 passed, 0 failed, 1 skipped" SKIPS=gpu CI=true --
-expect 0 "8 passed, 0 failed, 2 skipped" SANITIZER=skips --
-expect 1 "8 passed, 2 failed, 0 skipped" SANITIZER=skips CI=true --
-expect 1 "8 passed, 4 failed, 0 skipped" SANITIZER=fails --
-expect 1 "2 passed, 2 failed, 0 skipped" SANITIZER=reports --
-expect 1 "0 passed, 1 failed, 0 skipped" DOES_NOT_BUILD=release --
-expect 1 "5 passed, 1 failed, 0 skipped" DOES_NOT_BUILD=asan --
-expect 1 "4 passed, 1 failed, 0 skipped" DOES_NOT_BUILD=tsan --
+expect 1 "9 passed, 2 failed, 0 skipped" BAD=1 --
+expect 0 "9 passed, 0 failed, 1 skipped" SKIPS=unit --
+expect 1 "9 passed, 1 failed, 0 skipped" SKIPS=unit CI=true --
+expect 0 "9 passed, 0 failed, 1 skipped" SKIPS=gpu CI=true --
+expect 0 "9 passed, 0 failed, 2 skipped" SANITIZER=skips --
+expect 1 "9 passed, 2 failed, 0 skipped" SANITIZER=skips CI=true --
+expect 1 "9 passed, 4 failed, 0 skipped" SANITIZER=fails --
+expect 1 "3 passed, 2 failed, 0 skipped" SANITIZER=reports --
+expect 1 "0 passed, 1 failed, 0 skipped" DOES_NOT_BUILD=test --
+expect 1 "8 passed, 1 failed, 0 skipped" DOES_NOT_BUILD=cuda --
+expect 1 "6 passed, 1 failed, 0 skipped" DOES_NOT_BUILD=asan --
+expect 1 "5 passed, 1 failed, 0 skipped" DOES_NOT_BUILD=tsan --
 
 [ $failures = 0 ] || { echo "$failures failed"; exit 1; }
 echo "scripts/test counts right"

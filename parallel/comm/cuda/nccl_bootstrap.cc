@@ -1,0 +1,94 @@
+#include "parallel/comm/cuda/nccl_bootstrap.h"
+
+#include <unistd.h>
+
+#include <array>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <mutex>
+#include <vector>
+
+#include "core/device/cuda/cuda_device.h"
+#include "core/device/thread_pool.h"
+#include "parallel/comm/cuda/nccl_check.h"
+
+namespace trireme::cuda {
+
+namespace {
+
+// A CPU stream for exchanges that wait.
+struct HostStream {
+  CpuAllocator allocator;
+  ThreadPool pool{1};
+  CpuStream stream{allocator, pool};
+};
+
+// Where a rank's GPU is. Hosts may share a name, but not the id of their last start.
+struct Place {
+  std::array<char, 64> host{};
+  std::array<char, 48> boot{};
+  std::array<char, 32> bus{};
+
+  bool operator==(const Place&) const = default;
+};
+
+template <size_t N>
+void assign(std::array<char, N>& to, const std::string& from) {
+  std::snprintf(to.data(), N, "%s", from.c_str());
+}
+
+Place place_of(Device device) {
+  Place place;
+  assign(place.host, host_name());
+  std::ifstream boot_id("/proc/sys/kernel/random/boot_id");
+  std::string line;
+  std::getline(boot_id, line);
+  assign(place.boot, line);
+  assign(place.bus, device_info(device.index).bus_id);
+  return place;
+}
+
+}  // namespace
+
+std::string host_name() {
+  std::array<char, 256> name{};
+  return ::gethostname(name.data(), name.size() - 1) == 0 ? name.data() : "?";
+}
+
+void refuse_shared_gpus(Communicator& host, const std::string& group, Device device) {
+  HostStream local;
+  Place mine = place_of(device);
+  std::vector<Place> all(static_cast<size_t>(host.size()));
+  const auto bytes = static_cast<int64_t>(sizeof(Place));
+  host.all_gather(Tensor::borrow(&mine, {bytes}, DType::u8),
+                  Tensor::borrow(all.data(), {bytes * host.size()}, DType::u8), local.stream)
+      ->wait(local.stream);
+  for (size_t a = 0; a < all.size(); ++a) {
+    for (size_t b = a + 1; b < all.size(); ++b) {
+      if (all[a] != all[b]) continue;
+      throw MachineError({.what = "ranks " + std::to_string(a) + " and " + std::to_string(b) + " of group " + group +
+                                  " would share GPU " + all[a].bus.data() + " of host " + all[a].host.data(),
+                          .expected = "a GPU for each rank",
+                          .hint =
+                              "as many ranks per machine as it has GPUs, or parallel.backend: mpi, which lets ranks "
+                              "share a GPU"});
+    }
+  }
+}
+
+ncclUniqueId share_unique_id(Communicator& host) {
+  HostStream local;
+  ncclUniqueId id{};
+  if (host.rank() == 0) check_nccl(ncclGetUniqueId(&id), "ncclGetUniqueId");
+  host.broadcast(Tensor::borrow(&id, {int64_t{sizeof id}}, DType::u8), /*root=*/0, local.stream)->wait(local.stream);
+  return id;
+}
+
+void pin_algorithms() {
+  static std::once_flag once;
+  std::call_once(once, [] { ::setenv("NCCL_ALGO", "Ring,Tree", /*overwrite=*/0); });
+}
+
+}  // namespace trireme::cuda
