@@ -10,6 +10,7 @@
 #include "core/ops/cpu/gemm_peak.h"
 #include "core/ops/elementwise.h"
 #include "core/random/philox.h"
+#include "launcher/precision.h"
 #include "launcher/rank_context.h"
 #include "launcher/rank_env.h"
 #include "launcher/train_step.h"
@@ -83,7 +84,7 @@ class Worker {
       : rank_(rank),
         bench_(bench),
         model_(rank.stream(), bench.config.model,
-               {.compute = resolve_compute(bench.config, rank.stream().device()), .max_sequence = bench.sequence}) {
+               resolve_precision(bench.config, rank.stream().device()).model_options(bench.sequence)) {
     model_.initialize(rank.stream(), 1234);
     step_ = std::make_unique<TrainStep>(rank.stream(), rank.data(), model_, bench.config);
   }
