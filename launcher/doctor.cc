@@ -15,6 +15,7 @@
 #include <string>
 
 #include "core/device/cpu_features.h"
+#include "core/device/cuda/cuda_device.h"
 #include "core/error.h"
 #include "core/metrics/format.h"
 #include "core/metrics/run_directory.h"
@@ -136,13 +137,14 @@ void report_libraries(Report& report) {
 
 void report_gpus(Report& report) {
   report.heading("GPU (optional)");
-  const int gpus = count_gpus();
-  const std::string driver = find_library({"libcuda.so.1"});
-  if (driver.empty()) {
-    report.line(Health::note, "driver", "none, training runs on the CPU",
+  const int gpus = cuda::num_devices();
+  if (gpus == 0) {
+    report.line(Health::note, "devices", cuda::why_no_devices() + "; training runs on the CPU",
                 "with an NVIDIA GPU: apt-get install nvidia-driver (Debian's non-free)");
-  } else {
-    report.line(Health::good, "driver", driver + ", " + std::to_string(gpus) + (gpus == 1 ? " GPU" : " GPUs"));
+  }
+  for (int i = 0; i < gpus; ++i) {
+    const cuda::DeviceInfo info = cuda::device_info(i);
+    report.line(Health::good, "cuda:" + std::to_string(i), info.name + ", " + human_bytes(info.memory_bytes));
   }
   const std::string nvcc = find_program("nvcc");
   report.line(nvcc.empty() ? Health::note : Health::good, "CUDA toolkit", nvcc.empty() ? "no nvcc" : nvcc,

@@ -9,6 +9,7 @@
 
 #include "core/device/cuda/cuda_device.h"
 #include "core/error.h"
+#include "parallel/comm/cuda/nccl_communicator.h"
 #include "parallel/resolve.h"
 
 namespace trireme {
@@ -32,7 +33,12 @@ RankContext::RankContext(const Config& config, Communicator& world, LocalPlace p
   }
   const std::vector<int64_t> group = mesh_.group(kDataAxes);
   const std::vector<int> ranks(group.begin(), group.end());
-  data_ = world_.split(ranks, "data");
+  if (device_.backend == CommBackend::nccl && ranks.size() > 1) {
+    data_ = make_nccl_communicator(world_.split(ranks, "data hosts"), "data", *stream_,
+                                   {.deterministic = config.run.deterministic});
+  } else {
+    data_ = world_.split(ranks, "data");
+  }
 }
 
 int default_threads(int local_size) {

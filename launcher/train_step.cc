@@ -3,6 +3,7 @@
 #include "core/ops/cross_entropy.h"
 #include "core/ops/elementwise.h"
 #include "core/trace/tracer.h"
+#include "launcher/microbatch_graphs.h"
 
 namespace trireme {
 
@@ -52,7 +53,12 @@ TrainStep::TrainStep(Stream& stream, Communicator& data, Transformer& model, con
   loss_sum_ = sums_.slice(kLossSum, kLossSum + 1);
   valid_ = Tensor::empty(stream, {1}, DType::i64, MemoryTag::workspace);
   grad_scale_ = Tensor::empty(stream, {1}, DType::f32, MemoryTag::workspace);
+  if (stream.records_graphs() && config.run.cuda_graphs != GraphUse::never) {
+    graphs_ = std::make_unique<MicrobatchGraphs>(stream, model.buckets(), config.run.cuda_graphs);
+  }
 }
+
+TrainStep::~TrainStep() = default;
 
 void TrainStep::reduce(const Tensor& tensor) {
   if (data_.size() > 1) data_.all_reduce(tensor, ReduceOp::sum, stream_)->wait(stream_);
@@ -67,6 +73,42 @@ void TrainStep::count_valid(std::span<const HostMicrobatch> microbatches) {
   reduce(valid_);
 }
 
+void TrainStep::run_microbatch(const HostMicrobatch& host, bool first, bool last) {
+  const TraceRange range(stream_, "microbatch");
+  const auto run = [&](const Microbatch& microbatch) {
+    StageStash stash;
+    stage_.forward(stream_, microbatch, {}, stash);
+    stage_.backward(stream_, microbatch, {}, stash, [&](size_t unit) {
+      if (last) reducer_.unit_finished(unit, stream_);
+    });
+  };
+  // The last microbatch hands its gradients to communication while it runs; a graph can't.
+  const bool traced = stream_.tracer() != nullptr && stream_.tracer()->keeping();
+  if (graphs_ && !traced && !(last && data_.size() > 1) && graphs_->take(host)) {
+    graphs_->run(host, first, loss_sum_, grad_scale_, run);
+    if (last) reducer_.all_units_finished(stream_);
+  } else {
+    run(upload(stream_, host, loss_sum_, grad_scale_));
+  }
+}
+
+void TrainStep::warm_up(int64_t batch, int64_t sequence, bool mask_documents) {
+  const std::vector<int32_t> zeros(static_cast<size_t>(batch * sequence), 0);
+  const int32_t* data = zeros.data();
+  const HostMicrobatch host{batch, sequence, data, data, data, mask_documents ? data : nullptr};
+  reducer_.begin_step();
+  ops::fill(stream_, grad_scale_, 0);
+  for (int i = 0; i < 2; ++i) {  // the second one adds to the gradients of the first
+    const Microbatch microbatch = upload(stream_, host, loss_sum_, grad_scale_);
+    StageStash stash;
+    stage_.forward(stream_, microbatch, {}, stash);
+    stage_.backward(stream_, microbatch, {}, stash, [](size_t) {});
+  }
+  StageStash stash;
+  stage_.forward(stream_, upload(stream_, host, loss_sum_, /*grad_scale=*/{}), {}, stash);
+  stream_.synchronize();
+}
+
 void TrainStep::forward_backward(std::span<const HostMicrobatch> microbatches, const std::function<bool()>& ask_stop) {
   TRIREME_CHECK(!microbatches.empty());
   count_valid(microbatches);
@@ -74,14 +116,7 @@ void TrainStep::forward_backward(std::span<const HostMicrobatch> microbatches, c
   ops::fill(stream_, sums_, 0);
   reducer_.begin_step();
   for (size_t i = 0; i < microbatches.size(); ++i) {
-    const TraceRange range(stream_, "microbatch");
-    const Microbatch microbatch = upload(stream_, microbatches[i], loss_sum_, grad_scale_);
-    const bool last = i + 1 == microbatches.size();
-    StageStash stash;
-    stage_.forward(stream_, microbatch, {}, stash);
-    stage_.backward(stream_, microbatch, {}, stash, [&](size_t unit) {
-      if (last) reducer_.unit_finished(unit, stream_);
-    });
+    run_microbatch(microbatches[i], /*first=*/i == 0, /*last=*/i + 1 == microbatches.size());
   }
   exposed_ = reducer_.finish(stream_);
   if (ask_stop && ask_stop()) {

@@ -27,6 +27,8 @@ struct HostMicrobatch {
   const int32_t* document_start = nullptr;  // nullptr: attention sees the whole sequence
 };
 
+class MicrobatchGraphs;
+
 // What the host learns of a step.
 struct StepNumbers {
   double loss = 0;                  // mean over the valid tokens of the global batch
@@ -42,7 +44,11 @@ class TrainStep {
   // `data` is the communicator over the data ranks. All references outlive the object. Optimizer states are needed in
   // `model`.
   TrainStep(Stream& stream, Communicator& data, Transformer& model, const Config& config);
+  ~TrainStep();
 
+  // Runs a microbatch of this shape twice, and an evaluation, without counting: what libraries choose and allocate at
+  // the first call of a shape is then there. Weights and states stay; gradients are overwritten.
+  void warm_up(int64_t batch, int64_t sequence, bool mask_documents);
   // Forward and backward of all microbatches, gradient reduction; weights stay. What `ask_stop`
   // says at the end reaches all data ranks with the numbers of this step. Collective over the data ranks. The host does not wait for the device.
   void forward_backward(std::span<const HostMicrobatch> microbatches, const std::function<bool()>& ask_stop = nullptr);
@@ -68,6 +74,8 @@ class TrainStep {
     Interval exposed;
   };
 
+  // Forward and backward of one microbatch of the step under way.
+  void run_microbatch(const HostMicrobatch& host, bool first, bool last);
   void count_valid(std::span<const HostMicrobatch> microbatches);
   void reduce(const Tensor& tensor);
   Readback start_readback();
@@ -76,6 +84,7 @@ class TrainStep {
   Communicator& data_;
   Transformer& model_;
   StageRunner stage_;
+  std::unique_ptr<MicrobatchGraphs> graphs_;  // none where microbatches run as they come
   GradientReducer reducer_;
   Optimizer optimizer_;
   // On the device; over all data ranks once reduced.

@@ -43,6 +43,10 @@ void GradientReducer::unit_finished(size_t i, Stream& stream) {
   }
 }
 
+void GradientReducer::all_units_finished(Stream& stream) {
+  for (size_t i = buckets_of_unit_.size(); i-- > 0;) unit_finished(i, stream);
+}
+
 Interval GradientReducer::finish(Stream& stream) {
   // Without overlap, in the order in which backward makes buckets ready: the collective sequence is the same.
   for (size_t b = buckets_.size(); b-- > 0;) {

@@ -22,6 +22,8 @@ class GradientReducer {
   void begin_step();
   // After backward_weight of unit `i`, in the last microbatch only.
   void unit_finished(size_t i, Stream& stream);
+  // The same for all units at once, where backward of the last microbatch could not say it one by one.
+  void all_units_finished(Stream& stream);
   // After the last microbatch: all gradients are reduced for work queued on `stream` from now on.
   // Returns the time for which compute on `stream` waits: communication that was not hidden.
   Interval finish(Stream& stream);

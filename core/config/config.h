@@ -19,6 +19,7 @@ namespace trireme {
 // ---- Closed sets of values. names_of() lists what stands in the file, in the enum's order. ----
 
 enum class DeviceChoice { automatic, cpu, cuda };
+enum class GraphUse { automatic, always, never };
 enum class ModelFamily { gpt2, llama, qwen2, qwen3 };
 enum class NormKind { layer, rms };
 enum class Activation { gelu_tanh, gelu_erf, swiglu };
@@ -40,6 +41,7 @@ enum class RecomputeMode { none, selective, full };
 
 using Names = std::vector<std::string_view>;
 inline Names names_of(DeviceChoice) { return {"auto", "cpu", "cuda"}; }
+inline Names names_of(GraphUse) { return {"auto", "always", "never"}; }
 inline Names names_of(ModelFamily) { return {"gpt2", "llama", "qwen2", "qwen3"}; }
 inline Names names_of(NormKind) { return {"layer", "rms"}; }
 inline Names names_of(Activation) { return {"gelu_new", "gelu", "silu"}; }  // Hugging Face's names of hidden_act
@@ -72,6 +74,7 @@ struct RunConfig {
   DeviceChoice device = DeviceChoice::automatic;  // a GPU where there is one, else the CPU
   std::optional<int64_t> threads = {};            // host threads of each rank; nullopt: its share of the cores
   bool deterministic = true;                      // the same layout gives the same bits
+  GraphUse cuda_graphs = GraphUse::automatic;     // of a microbatch; auto: where launching takes as long as running
   int64_t log_every = 1;                          // steps; 0: never
   int64_t eval_every = 0;                         // steps; 0: never
   int64_t eval_batches = 8;                       // global batches of one evaluation

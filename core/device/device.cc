@@ -2,6 +2,8 @@
 
 #include <chrono>
 
+#include "core/error.h"
+
 namespace trireme {
 
 namespace {
@@ -21,6 +23,11 @@ class FinishedEvent final : public Event {
 }  // namespace
 
 std::string Device::str() const { return type == DeviceType::cpu ? "cpu" : "cuda:" + std::to_string(index); }
+
+std::unique_ptr<Graph> Stream::record_graph(const std::function<void()>&) {
+  TRIREME_CHECK(false, "this device records no graphs");
+  return nullptr;
+}
 
 std::unique_ptr<Event> CpuStream::record() { return std::make_unique<FinishedEvent>(); }
 

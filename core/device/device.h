@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -32,6 +33,14 @@ class Event {
   virtual double seconds_since(const Event& earlier) const = 0;
 };
 
+// Work that was recorded once and is queued again as a whole: a CUDA graph. Its memory stays its own for as long as it
+// lives. REQUIRES: the stream that recorded it still exists.
+class Graph {
+ public:
+  virtual ~Graph() = default;
+  virtual void launch() = 0;  // on the stream that recorded it
+};
+
 // Two marks of one stream, or none.
 struct Interval {
   std::unique_ptr<Event> begin;
@@ -47,19 +56,27 @@ struct Interval {
 class Stream {
  public:
   Stream(Device device, Allocator& allocator, ThreadPool& pool)
-      : device_(device), allocator_(allocator), pool_(pool), name_(device.str()) {}
+      : device_(device), allocator_(&allocator), pool_(pool), name_(device.str()) {}
   virtual ~Stream() = default;
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
 
   Device device() const { return device_; }
-  Allocator& allocator() const { return allocator_; }
+  Allocator& allocator() const { return *allocator_; }
   ThreadPool& pool() const { return pool_; }  // host threads of this rank; CPU kernels run on them
   // Host memory that this device copies from and to without holding up the caller (pinned, for a GPU). Its blocks are
   // not ordered by the stream: keep one until the copy is done.
-  virtual Allocator& host_allocator() { return allocator_; }
+  virtual Allocator& host_allocator() { return *allocator_; }
   // Whether ops return before their work is done.
   virtual bool asynchronous() const { return false; }
+
+  // Whether `record_graph` can be called.
+  virtual bool records_graphs() const { return false; }
+  // Records what `work` queues here instead of running it. What it allocates and frees lies in memory that the graph
+  // keeps, so that a launch disturbs nobody. `work` must not wait for the device, read from it, or use other streams.
+  virtual std::unique_ptr<Graph> record_graph(const std::function<void()>& work);
+  // Whether the caller is inside `record_graph`.
+  virtual bool recording() const { return false; }
 
   // Where ranges of this stream's work are kept (core/trace/tracer.h); none unless a run is traced.
   Tracer* tracer() const { return tracer_; }
@@ -72,9 +89,13 @@ class Stream {
   virtual void wait(const Event& event) = 0;         // later work here runs after the event
   virtual void synchronize() = 0;                    // the host waits for all queued work
 
+ protected:
+  // Later tensors come from there.
+  void use_allocator(Allocator& allocator) { allocator_ = &allocator; }
+
  private:
   Device device_;
-  Allocator& allocator_;
+  Allocator* allocator_;
   ThreadPool& pool_;
   Tracer* tracer_ = nullptr;
   std::string name_;

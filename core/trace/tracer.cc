@@ -97,7 +97,7 @@ TraceRange::TraceRange(Stream& stream, const char* name, int64_t bytes) : stream
   if (tracer == nullptr || !tracer->keeping()) return;
   tracer_ = tracer;
   begin_ = Tracer::Clock::now();
-  if (stream.asynchronous()) device_begin_ = stream.record_time();
+  if (stream.asynchronous() && !stream.recording()) device_begin_ = stream.record_time();
 }
 
 TraceRange::~TraceRange() {

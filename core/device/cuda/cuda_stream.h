@@ -55,6 +55,10 @@ class CudaStream final : public Stream {
   Allocator& host_allocator() override { return pinned_; }
   bool asynchronous() const override { return true; }
 
+  bool records_graphs() const override { return true; }
+  std::unique_ptr<Graph> record_graph(const std::function<void()>& work) override;
+  bool recording() const override { return recording_; }
+
   cudaStream_t handle() const { return stream_; }
   // Makes the stream's GPU current for the calling thread, as launches need.
   void activate() const;
@@ -84,6 +88,7 @@ class CudaStream final : public Stream {
 
   Allocator& pinned_;
   cudaStream_t stream_ = nullptr;
+  bool recording_ = false;
   std::shared_ptr<EventPool> events_;
   std::shared_ptr<EventPool> timed_events_;
   std::deque<Staged> staged_;  // uploads under way
