@@ -1,5 +1,6 @@
 // What stands in for the folders named cuda in a program built without CUDA: no devices, and ops that say so.
 #include "core/device/cuda/cuda_device.h"
+#include "core/device/cuda/libraries.h"
 #include "core/error.h"
 #include "core/ops/cuda/kernels.h"
 
@@ -22,6 +23,12 @@ DeviceInfo device_info(int) { absent(); }
 std::unique_ptr<Allocator> make_device_allocator(int) { absent(); }
 std::unique_ptr<Allocator> make_pinned_allocator(int) { absent(); }
 std::unique_ptr<Stream> make_stream(int, Allocator&, Allocator&, ThreadPool&, StreamPriority) { absent(); }
+LibraryInfo library_info(GpuLibrary) {
+  LibraryInfo info;
+  info.problem = kReason;
+  return info;
+}
+void require_library(GpuLibrary) { absent(); }
 void profiler_start() {}
 void profiler_stop() {}
 
@@ -41,6 +48,7 @@ void attention_backward(Stream&, const ops::AttentionShape&, const Tensor&, cons
                         const Tensor&, Tensor&) {
   absent();
 }
+void describe_attention(Stream&, const ops::AttentionShape&, DType, bool, std::string&) { absent(); }
 void cross_entropy(Stream&, const Tensor&, const Tensor&, const Tensor&, Tensor&, Tensor&) { absent(); }
 void inverse_count(Stream&, const Tensor&, Tensor&) { absent(); }
 void fill(Stream&, Tensor&, double) { absent(); }
@@ -59,12 +67,16 @@ void linear_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, Tensor
 void linear_add_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, Tensor&) { absent(); }
 void linear_backward_input(Stream&, const Tensor&, const Tensor&, Tensor&, bool) { absent(); }
 void linear_backward_weight(Stream&, const Tensor&, const Tensor&, Tensor&, Tensor&, bool) { absent(); }
+void linear_gelu_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, ops::Gelu, Tensor&, Tensor&, bool&) { absent(); }
+void linear_gelu_backward_input(Stream&, const Tensor&, const Tensor&, const Tensor&, ops::Gelu, Tensor&) { absent(); }
+void export_gemm_algorithms(Stream&, std::string&) { absent(); }
+void import_gemm_algorithms(Stream&, const std::string&, bool&) { absent(); }
 void norm_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, float, Tensor&, ops::NormStats&) { absent(); }
 void add_norm_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, float, Tensor&, Tensor&,
                       ops::NormStats&) {
   absent();
 }
-void norm_backward(Stream&, const Tensor&, const Tensor&, const Tensor&, const ops::NormStats&, Tensor&, bool, Tensor&,
+void norm_backward(Stream&, const Tensor&, const Tensor&, const Tensor&, const ops::NormStats&, const Tensor&, Tensor&, Tensor&,
                    Tensor&) {
   absent();
 }

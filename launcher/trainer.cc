@@ -11,6 +11,7 @@
 #include "core/ops/elementwise.h"
 #include "core/trace/tracer.h"
 #include "launcher/diagnose.h"
+#include "launcher/gemm_tuning.h"
 #include "optim/learning_rate.h"
 #include "parallel/resolve.h"
 
@@ -84,6 +85,7 @@ int64_t Trainer::prepare() {
     model_->initialize(stream, static_cast<uint64_t>(config_.run.seed));
   }
   step_ = std::make_unique<TrainStep>(stream, rank_.data(), *model_, config_);
+  tune_gemms(rank_, config_, *step_, logger_);
 
   BatchPlanOptions options;
   options.global = config_.batch.global;

@@ -4,6 +4,7 @@
 
 #include "core/ops/activation.h"
 #include "core/ops/elementwise.h"
+#include "core/ops/linear.h"
 #include "core/ops/rotary.h"
 #include "models/parameter_names.h"
 
@@ -27,7 +28,8 @@ enum Slot : int {
   kRstd2,
   kNormed2,    // [N, C], recomputable
   kUp,         // [N, 2F] or [N, F]
-  kActivated,  // [N, F], recomputable
+  kActivated,      // [N, F], recomputable
+  kKeptActivated,  // or this, where recomputing would give other bits (linear_gelu_forward)
   // Between the two halves of backward:
   kGradOutput,  // dy
   kGradUp,
@@ -126,23 +128,46 @@ Tensor TransformerBlock::queries_and_keys(Stream& stream, const Microbatch& micr
   return qkv;
 }
 
+ops::Gelu TransformerBlock::gelu() const {
+  return config_.activation == Activation::gelu_tanh ? ops::Gelu::tanh : ops::Gelu::erf;
+}
+
+// act(up), again.
 Tensor TransformerBlock::activate(Stream& stream, const Tensor& up) const {
   Tensor y = Tensor::empty(stream, {up.dim(0), config_.ffn_size}, up.dtype());
   if (config_.activation == Activation::swiglu) {
     ops::swiglu_forward(stream, up, y);
   } else {
-    ops::gelu_forward(stream, up, config_.activation == Activation::gelu_tanh ? ops::Gelu::tanh : ops::Gelu::erf, y);
+    ops::gelu_forward(stream, up, gelu(), y);
   }
   return y;
 }
 
-Tensor TransformerBlock::activate_backward(Stream& stream, const Tensor& dy, const Tensor& up) const {
+// act(W_up · normed)
+Tensor TransformerBlock::up_and_activate(Stream& stream, const Tensor& normed, Stash& stash) const {
+  if (config_.activation == Activation::swiglu) {
+    const Tensor up = up_.forward(stream, normed);
+    const Tensor activated = activate(stream, up);
+    stash.put(kUp, up);
+    stash.put(kActivated, activated);
+    return activated;
+  }
+  Tensor up = Tensor::empty(stream, {normed.dim(0), config_.ffn_size}, normed.dtype());
+  Tensor activated = Tensor::empty(stream, up.shape(), up.dtype());
+  const bool keep =
+      ops::linear_gelu_forward(stream, normed, up_.weight.value, up_.bias.value, gelu(), up, activated);
+  stash.put(kUp, up);
+  stash.put(keep ? kKeptActivated : kActivated, activated);
+  return activated;
+}
+
+// The gradient of `up` from that of the block's output.
+Tensor TransformerBlock::down_and_activate_backward(Stream& stream, const Tensor& dy, const Tensor& up) const {
   Tensor dup = Tensor::empty(stream, up.shape(), up.dtype());
   if (config_.activation == Activation::swiglu) {
-    ops::swiglu_backward(stream, dy, up, dup);
+    ops::swiglu_backward(stream, down_.backward_input(stream, dy), up, dup);
   } else {
-    ops::gelu_backward(stream, dy, up, config_.activation == Activation::gelu_tanh ? ops::Gelu::tanh : ops::Gelu::erf,
-                       dup);
+    ops::linear_gelu_backward_input(stream, dy, down_.weight.value, up, gelu(), dup);
   }
   return dup;
 }
@@ -168,11 +193,7 @@ Tensor TransformerBlock::forward(Stream& stream, const Microbatch& microbatch, c
   put_stats(stash, stats2, kMean2, kRstd2);
   stash.put(kNormed2, normed2);
 
-  const Tensor up = up_.forward(stream, normed2);
-  stash.put(kUp, up);
-  const Tensor activated = activate(stream, up);
-  stash.put(kActivated, activated);
-  Tensor y = down_.forward(stream, activated);
+  Tensor y = down_.forward(stream, up_and_activate(stream, normed2, stash));
   ops::add(stream, y, hidden, y);
   return y;
 }
@@ -180,7 +201,7 @@ Tensor TransformerBlock::forward(Stream& stream, const Microbatch& microbatch, c
 void TransformerBlock::drop_recomputable(Stash& stash) {
   stash.drop(kNormed1);
   stash.drop(kNormed2);
-  stash.drop(kActivated);
+  if (!stash.has(kKeptActivated)) stash.drop(kActivated);
   if (config_.qk_norm) stash.drop(kQkv);
 }
 
@@ -189,18 +210,18 @@ void TransformerBlock::recompute(Stream& stream, const Microbatch& microbatch, S
   stash.put(kNormed1, norm1_.forward(stream, stash.get(kInput), stats1));
   ops::NormStats stats2 = get_stats(stash, kMean2, kRstd2);
   stash.put(kNormed2, norm2_.forward(stream, stash.get(kHidden), stats2));
-  stash.put(kActivated, activate(stream, stash.get(kUp)));
+  if (!stash.has(kKeptActivated)) stash.put(kActivated, activate(stream, stash.get(kUp)));
   if (config_.qk_norm) queries_and_keys(stream, microbatch, stash.get(kRawQkv), stash);
 }
 
 Tensor TransformerBlock::backward_input(Stream& stream, const Microbatch& microbatch, const Tensor& dy, Stash& stash) {
   // Feed-forward: y = h + down(act(up(norm2(h))))
   stash.put(kGradOutput, dy);
-  const Tensor dup = activate_backward(stream, down_.backward_input(stream, dy), stash.take(kUp));
+  const Tensor dup = down_and_activate_backward(stream, dy, stash.take(kUp));
   stash.put(kGradUp, dup);
-  Tensor dhidden = clone(stream, dy);
+  Tensor dhidden;
   stash.put(kGradNorm2, norm2_.backward_input(stream, up_.backward_input(stream, dup), stash.take(kHidden),
-                                              get_stats(stash, kMean2, kRstd2), dhidden));
+                                              get_stats(stash, kMean2, kRstd2), dy, dhidden));
   stash.put(kGradHidden, dhidden);
 
   // Attention: h = x + out(attention(qkv(norm1(x))))
@@ -222,14 +243,14 @@ Tensor TransformerBlock::backward_input(Stream& stream, const Microbatch& microb
     stash.put(kGradKNorm, dk_norm);
   }
   stash.put(kGradQkv, dqkv);
-  Tensor dx = clone(stream, dhidden);
+  Tensor dx;
   stash.put(kGradNorm1, norm1_.backward_input(stream, qkv_.backward_input(stream, dqkv), stash.take(kInput),
-                                              get_stats(stash, kMean1, kRstd1), dx));
+                                              get_stats(stash, kMean1, kRstd1), dhidden, dx));
   return dx;
 }
 
 void TransformerBlock::backward_weight(Stream& stream, const Microbatch&, Stash& stash) {
-  down_.backward_weight(stream, stash.take(kGradOutput), stash.take(kActivated));
+  down_.backward_weight(stream, stash.take(kGradOutput), stash.take(stash.has(kKeptActivated) ? kKeptActivated : kActivated));
   up_.backward_weight(stream, stash.take(kGradUp), stash.take(kNormed2));
   norm2_.backward_weight(stream, stash.take(kGradNorm2));
   attention_out_.backward_weight(stream, stash.take(kGradHidden), stash.take(kAttention));

@@ -10,6 +10,7 @@
 #include <string>
 
 #include "core/config/config.h"
+#include "core/ops/activation.h"
 #include "core/ops/attention.h"
 #include "models/layers.h"
 #include "parallel/unit.h"
@@ -32,8 +33,10 @@ class TransformerBlock final : public Unit {
 
  private:
   Tensor queries_and_keys(Stream& stream, const Microbatch& microbatch, Tensor qkv, Stash& stash) const;
+  ops::Gelu gelu() const;
   Tensor activate(Stream& stream, const Tensor& up) const;
-  Tensor activate_backward(Stream& stream, const Tensor& dy, const Tensor& up) const;
+  Tensor up_and_activate(Stream& stream, const Tensor& normed, Stash& stash) const;
+  Tensor down_and_activate_backward(Stream& stream, const Tensor& dy, const Tensor& up) const;
   ops::AttentionShape attention_shape(const Microbatch& microbatch) const;
 
   ModelConfig config_;

@@ -59,12 +59,13 @@ Tensor NormLayer::add_forward(Stream& stream, Tensor& a, const Tensor& b, ops::N
 }
 
 Tensor NormLayer::backward_input(Stream& stream, const Tensor& dy, const Tensor& x, const ops::NormStats& stats,
-                                 Tensor& dx) const {
+                                 const Tensor& residual, Tensor& dx) const {
   const int64_t width = x.dim(1);
   Tensor gradients = Tensor::empty(stream, {bias ? 2 : 1, width}, DType::f32);
   Tensor dweight = gradients.flat_slice(0, {width});
   Tensor dbias = bias ? gradients.flat_slice(width, {width}) : Tensor{};
-  ops::norm_backward(stream, dy, x, weight.value, stats, dx, /*accumulate_dx=*/true, dweight, dbias);
+  dx = Tensor::empty(stream, x.shape(), x.dtype());
+  ops::norm_backward(stream, dy, x, weight.value, stats, residual, dx, dweight, dbias);
   return gradients;
 }
 
@@ -76,12 +77,6 @@ void NormLayer::backward_weight(Stream& stream, const Tensor& gradients) {
 
 void add_gradient(Stream& stream, const Tensor& gradient, Weight& weight) {
   ops::accumulate(stream, gradient, weight.gradient, weight.accumulate_gradient());
-}
-
-Tensor clone(Stream& stream, const Tensor& x) {
-  Tensor y = Tensor::empty(stream, x.shape(), x.dtype());
-  ops::copy(stream, x, y);
-  return y;
 }
 
 }  // namespace trireme

@@ -36,17 +36,14 @@ struct NormLayer {
   Tensor forward(Stream& stream, const Tensor& x, ops::NormStats& stats) const;
   // In place a += b, then y = norm(a).
   Tensor add_forward(Stream& stream, Tensor& a, const Tensor& b, ops::NormStats& stats) const;
-  // dx += gradient through the norm. Returns [2, C] f32 (or [1, C]): the gradients of weight and bias, for
-  // `backward_weight`.
+  // Allocates dx = residual + the gradient through the norm; `residual` may be undefined. Returns [2, C] f32 (or [1, C]):
+  // the gradients of weight and bias, for `backward_weight`.
   Tensor backward_input(Stream& stream, const Tensor& dy, const Tensor& x, const ops::NormStats& stats,
-                        Tensor& dx) const;
+                        const Tensor& residual, Tensor& dx) const;
   void backward_weight(Stream& stream, const Tensor& gradients);
 };
 
 // Adds (or writes first) a gradient that was made in backward_input.
 void add_gradient(Stream& stream, const Tensor& gradient, Weight& weight);
-
-// A copy in new memory.
-Tensor clone(Stream& stream, const Tensor& x);
 
 }  // namespace trireme

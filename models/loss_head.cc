@@ -63,9 +63,8 @@ Tensor LossHead::forward(Stream& stream, const Microbatch& microbatch, const Ten
   Tensor loss_sum = microbatch.loss_sum;
   ops::sum(stream, losses, loss_sum, /*accumulate=*/true);
   if (gradients) {
-    Tensor dx = Tensor::empty(stream, x.shape(), x.dtype());
-    ops::fill(stream, dx, 0);
-    norm_.backward_weight(stream, norm_.backward_input(stream, dnormed, x, stats, dx));
+    Tensor dx;
+    norm_.backward_weight(stream, norm_.backward_input(stream, dnormed, x, stats, /*residual=*/{}, dx));
     stash.put(kGradInput, dx);
   }
   return {};

@@ -32,6 +32,7 @@ class RunDirectory {
   std::filesystem::path config_file() const { return path_ / "config.yaml"; }
   std::filesystem::path metrics_file() const { return path_ / "metrics.jsonl"; }
   std::filesystem::path status_file() const { return path_ / "status.json"; }
+  std::filesystem::path gemm_algorithms_file() const { return path_ / "gemm_algorithms.json"; }  // runs on GPUs
   std::filesystem::path log_file() const { return path_ / "log.txt"; }
   std::filesystem::path tensorboard() const { return path_ / "tensorboard"; }
   std::filesystem::path checkpoints() const { return path_ / "checkpoints"; }

@@ -1,7 +1,5 @@
 #include "core/ops/adamw.h"
 
-#include <cmath>
-
 #include "core/ops/check.h"
 #include "core/ops/dispatch.h"
 
@@ -22,22 +20,6 @@ void prepare_update(Stream& stream, const Tensor& sum_squares, const Tensor& los
   check_tensor(stream, "prepare_update", "loss", loss, DType::f64, {1});
   check_scalars(stream, "prepare_update", out);
   TRIREME_DISPATCH(stream, prepare_update(stream, sum_squares, loss, max_norm, out));
-}
-
-math::AdamWStep adamw_constants(const AdamW& options) {
-  const double beta1 = options.beta1;
-  const double beta2 = options.beta2;
-  const double t = static_cast<double>(options.step);
-  math::AdamWStep step;
-  step.beta1 = options.beta1;
-  step.one_minus_beta1 = static_cast<float>(1.0 - beta1);
-  step.beta2 = options.beta2;
-  step.one_minus_beta2 = static_cast<float>(1.0 - beta2);
-  step.eps = options.eps;
-  step.rate = static_cast<float>(options.lr / (1.0 - std::pow(beta1, t)));
-  step.inv_sqrt_correct2 = static_cast<float>(1.0 / std::sqrt(1.0 - std::pow(beta2, t)));
-  step.decay = static_cast<float>(static_cast<double>(options.lr) * options.weight_decay);
-  return step;
 }
 
 void adamw_update(Stream& stream, const AdamW& options, const UpdateScalars& scalars, const Tensor& ranges,

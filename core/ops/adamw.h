@@ -6,7 +6,6 @@
 // draws are a pure function of (seed, step, parameter, element, which of the three): the same whatever the layout.
 #pragma once
 
-#include "core/ops/math.h"
 #include "core/ops/update_range.h"
 #include "core/tensor/tensor.h"
 
@@ -32,9 +31,6 @@ struct AdamW {
   float weight_decay = 0;  // decoupled: w −= lr·decay·w, in the ranges that decay
   int64_t step = 1;        // of this update, from 1 on: bias correction and draws
 };
-
-// The constants of a step, computed in fp64 on the host; `decay` is that of the ranges that decay.
-math::AdamWStep adamw_constants(const AdamW& options);
 
 // What an update moves, each [n]. At least one of master and weight is defined:
 //   master alone      fp32 weights;

@@ -38,4 +38,10 @@ void attention_backward(Stream& stream, const AttentionShape& shape, const Tenso
   TRIREME_DISPATCH(stream, attention_backward(stream, shape, qkv, document_start, out, lse, dout, dqkv));
 }
 
+std::string describe_attention(Stream& stream, const AttentionShape& shape, DType dtype, bool documents) {
+  std::string text;
+  TRIREME_DISPATCH(stream, describe_attention(stream, shape, dtype, documents, text));
+  return text;
+}
+
 }  // namespace trireme::ops

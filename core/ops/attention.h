@@ -7,6 +7,8 @@
 // not decrease along a sequence. Scores, softmax and sums are fp32. Bits do not depend on the number of threads.
 #pragma once
 
+#include <string>
+
 #include "core/tensor/tensor.h"
 
 namespace trireme::ops {
@@ -26,5 +28,9 @@ void attention_forward(Stream& stream, const AttentionShape& shape, const Tensor
 // dqkv [B·T, (H + 2·KV)·D] is overwritten. `out` and `lse` are those of the forward call.
 void attention_backward(Stream& stream, const AttentionShape& shape, const Tensor& qkv, const Tensor& document_start,
                         const Tensor& out, const Tensor& lse, const Tensor& dout, Tensor& dqkv);
+
+// Which kernels such calls run on, for people: "cuDNN", "plain kernels (cuDNN: not in bf16)", "avx512". They differ in
+// speed. On a GPU this prepares what the first call would.
+std::string describe_attention(Stream& stream, const AttentionShape& shape, DType dtype, bool documents);
 
 }  // namespace trireme::ops

@@ -48,4 +48,24 @@ void linear_backward_weight(Stream& stream, const Tensor& dy, const Tensor& x, T
   TRIREME_DISPATCH(stream, linear_backward_weight(stream, dy, x, dweight, dbias, accumulate));
 }
 
+bool linear_gelu_forward(Stream& stream, const Tensor& x, const Tensor& weight, const Tensor& bias, Gelu kind,
+                         Tensor& up, Tensor& y) {
+  check_forward(stream, "linear_gelu_forward", x, weight, bias, up, /*may_widen=*/false);
+  check_tensor(stream, "linear_gelu_forward", "y", y, x.dtype(), up.shape());
+  bool keep_y = false;
+  TRIREME_DISPATCH(stream, linear_gelu_forward(stream, x, weight, bias, kind, up, y, keep_y));
+  return keep_y;
+}
+
+void linear_gelu_backward_input(Stream& stream, const Tensor& dy, const Tensor& weight, const Tensor& up, Gelu kind,
+                                Tensor& dup) {
+  check_float_matrix(stream, "linear_gelu_backward_input", "dy", dy);
+  check_float_matrix(stream, "linear_gelu_backward_input", "weight", weight);
+  check_tensor(stream, "linear_gelu_backward_input", "weight", weight, dy.dtype(), {dy.dim(1), weight.dim(1)});
+  check_tensor(stream, "linear_gelu_backward_input", "up", up, dy.dtype(), {dy.dim(0), weight.dim(1)});
+  check_tensor(stream, "linear_gelu_backward_input", "dup", dup, dy.dtype(), up.shape());
+  TRIREME_CHECK(dup.raw() != up.raw() || up.numel() == 0, "linear_gelu_backward_input: dup must not alias up");
+  TRIREME_DISPATCH(stream, linear_gelu_backward_input(stream, dy, weight, up, kind, dup));
+}
+
 }  // namespace trireme::ops

@@ -4,6 +4,7 @@
 // or bf16, whatever the others are. The sums inside are fp32. N, in and out are arbitrary, 0 rows included.
 #pragma once
 
+#include "core/ops/activation.h"
 #include "core/tensor/tensor.h"
 
 namespace trireme::ops {
@@ -23,5 +24,16 @@ void linear_backward_input(Stream& stream, const Tensor& dy, const Tensor& weigh
 // formed in fp32 and rounded once, to nearest.
 void linear_backward_weight(Stream& stream, const Tensor& dy, const Tensor& x, Tensor& dweight, Tensor& dbias,
                             bool accumulate);
+
+// up = x·wᵀ + bias, y = gelu(up): the layer before an activation, and the activation. `bias` may be undefined; up and y
+// [N, out] of x's dtype. True when one kernel made both: then y comes of the sum before it was rounded to up, other bits
+// than gelu_forward(up) gives, and whoever recomputes must keep y. The same for every call of a shape on a stream.
+[[nodiscard]] bool linear_gelu_forward(Stream& stream, const Tensor& x, const Tensor& weight, const Tensor& bias,
+                                       Gelu kind, Tensor& up, Tensor& y);
+
+// dup = (dy·w) · gelu'(up): backward through y = gelu(up) and the layer behind it, whose weight is w [out, in]. up and
+// dup [N, in], dy [N, out]. dup aliases neither.
+void linear_gelu_backward_input(Stream& stream, const Tensor& dy, const Tensor& weight, const Tensor& up, Gelu kind,
+                                Tensor& dup);
 
 }  // namespace trireme::ops

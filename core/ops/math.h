@@ -5,7 +5,6 @@
 // IEEE 754 gives unless a function says otherwise: a NaN is never swallowed.
 #pragma once
 
-#include <bit>
 #include <cmath>
 #include <cstdint>
 
@@ -16,7 +15,7 @@
 namespace trireme::math {
 
 TRIREME_HOST_DEVICE float load(const float* p) { return *p; }
-TRIREME_HOST_DEVICE float load(const bf16* p) { return std::bit_cast<float>(static_cast<uint32_t>(p->bits) << 16); }
+TRIREME_HOST_DEVICE float load(const bf16* p) { return bit_cast<float>(static_cast<uint32_t>(p->bits) << 16); }
 TRIREME_HOST_DEVICE void store(float* p, float value) { *p = value; }
 TRIREME_HOST_DEVICE void store(bf16* p, float value) { p->bits = bf16::round(value); }
 
@@ -24,7 +23,7 @@ TRIREME_HOST_DEVICE void store(bf16* p, float value) { p->bits = bf16::round(val
 // probability of (distance from the bf16 below, in magnitude) / (distance between the two). A value that bf16 holds
 // stays; infinity and NaN stay; above the largest bf16 the upper neighbour is infinity, as for rounding to nearest.
 TRIREME_HOST_DEVICE uint16_t round_stochastic(float value, uint32_t bits) {
-  const uint32_t x = std::bit_cast<uint32_t>(value);
+  const uint32_t x = bit_cast<uint32_t>(value);
   const uint32_t quiet = x | 0x00400000u;
   return static_cast<uint16_t>((value != value ? quiet : x + (bits & 0xFFFFu)) >> 16);
 }
@@ -64,12 +63,19 @@ TRIREME_HOST_DEVICE float exp_between(float x) {
   p = std::fma(p, r, 0x1.fffffcp-2f);
   p = std::fma(p, r, 1.0f);
   p = std::fma(p, r, 1.0f);
-  const uint32_t exponent = (std::bit_cast<uint32_t>(shifted) + 127u) << 23;  // 2ⁿ, or 0 for n = −127
-  return p * std::bit_cast<float>(exponent);
+  const uint32_t exponent = (bit_cast<uint32_t>(shifted) + 127u) << 23;  // 2ⁿ, or 0 for n = −127
+  return p * bit_cast<float>(exponent);
 }
 
 // eˣ for x <= 0, −∞ included.
 TRIREME_HOST_DEVICE float exp_of_nonpositive(float x) { return exp_between(x < -88.0f ? -88.0f : x); }
+
+// Where the exponentials and reciprocals of the functions below come from: these have the same bits on every CPU. A GPU
+// has units of its own, good enough for results that are rounded to bf16 (core/ops/cuda/fast_math.h).
+struct Portable {
+  TRIREME_HOST_DEVICE static float exp(float x) { return exp_between(x); }
+  TRIREME_HOST_DEVICE static float reciprocal(float x) { return 1.0f / x; }
+};
 
 // σ(x) = 1 / (1 + e⁻ˣ) and 1 − σ(x), each to 3 ulp; not below 5e-38.
 struct Sigmoid {
@@ -77,16 +83,20 @@ struct Sigmoid {
   float complement;
 };
 
+template <class Unit = Portable>
 TRIREME_HOST_DEVICE Sigmoid sigmoid(float x) {
   x = x < -86.0f ? -86.0f : x;
   x = x > 88.0f ? 88.0f : x;
-  const float e = exp_between(-x);
-  const float s = 1.0f / (1.0f + e);
+  const float e = Unit::exp(-x);
+  const float s = Unit::reciprocal(1.0f + e);
   return {s, e * s};
 }
 
 // silu(x) = x · σ(x).
-TRIREME_HOST_DEVICE float silu(float x) { return x * sigmoid(x).value; }
+template <class Unit = Portable>
+TRIREME_HOST_DEVICE float silu(float x) {
+  return x * sigmoid<Unit>(x).value;
+}
 
 // The gradients of silu(gate) · up.
 struct SwigluGrad {
@@ -94,8 +104,9 @@ struct SwigluGrad {
   float up;
 };
 
+template <class Unit = Portable>
 TRIREME_HOST_DEVICE SwigluGrad swiglu_grad(float dy, float gate, float up) {
-  const Sigmoid s = sigmoid(gate);
+  const Sigmoid s = sigmoid<Unit>(gate);
   const float slope = s.value * std::fma(gate, s.complement, 1.0f);
   return {dy * up * slope, dy * (gate * s.value)};
 }
@@ -104,11 +115,15 @@ TRIREME_HOST_DEVICE SwigluGrad swiglu_grad(float dy, float gate, float up) {
 inline constexpr float kGeluLinear = 1.59576912f;   // 2·√(2/π)
 inline constexpr float kGeluCubic = 0.0713548163f;  // 2·√(2/π)·0.044715
 
-TRIREME_HOST_DEVICE float gelu_tanh(float x) { return x * sigmoid(x * std::fma(x * x, kGeluCubic, kGeluLinear)).value; }
+template <class Unit = Portable>
+TRIREME_HOST_DEVICE float gelu_tanh(float x) {
+  return x * sigmoid<Unit>(x * std::fma(x * x, kGeluCubic, kGeluLinear)).value;
+}
 
+template <class Unit = Portable>
 TRIREME_HOST_DEVICE float gelu_tanh_slope(float x) {
   const float square = x * x;
-  const Sigmoid s = sigmoid(x * std::fma(square, kGeluCubic, kGeluLinear));
+  const Sigmoid s = sigmoid<Unit>(x * std::fma(square, kGeluCubic, kGeluLinear));
   const float inner = x * std::fma(square, 3.0f * kGeluCubic, kGeluLinear);
   return s.value * std::fma(inner, s.complement, 1.0f);
 }
@@ -119,15 +134,16 @@ struct NormalCdf {
   float bell;
 };
 
+template <class Unit = Portable>
 TRIREME_HOST_DEVICE NormalCdf normal_cdf(float x) {
   float z = std::fabs(x);
   z = z > 13.0f ? 13.0f : z;
   const float square = z * z;
   const float rest = std::fma(z, z, -square);  // what rounding took from z²: at z = 10 it is 3e-6 of the result
-  const float e = exp_between(-0.5f * square);
+  const float e = Unit::exp(-0.5f * square);
   const float bell = std::fma(e, -0.5f * rest, e);
   // Φ(−z) = e^(−z²/2) · t · p(t), t = 1 / (1 + 0.28·z): minimax on 0 <= z <= 13.4, relative error 6e-8.
-  const float t = 1.0f / std::fma(0.28f, z, 1.0f);
+  const float t = Unit::reciprocal(std::fma(0.28f, z, 1.0f));
   float p = 0.0224352926f;
   p = std::fma(p, t, -0.0816074014f);
   p = std::fma(p, t, 0.0660865903f);
@@ -141,11 +157,15 @@ TRIREME_HOST_DEVICE NormalCdf normal_cdf(float x) {
   return {x < 0.0f ? tail : 1.0f - tail, bell};
 }
 
-TRIREME_HOST_DEVICE float gelu_erf(float x) { return x * normal_cdf(x).value; }
+template <class Unit = Portable>
+TRIREME_HOST_DEVICE float gelu_erf(float x) {
+  return x * normal_cdf<Unit>(x).value;
+}
 
+template <class Unit = Portable>
 TRIREME_HOST_DEVICE float gelu_erf_slope(float x) {
   constexpr float kInvSqrt2Pi = 0.398942280f;
-  const NormalCdf phi = normal_cdf(x);
+  const NormalCdf phi = normal_cdf<Unit>(x);
   return std::fma(x * phi.bell, kInvSqrt2Pi, phi.value);
 }
 

@@ -56,13 +56,14 @@ void add_norm_forward(Stream& stream, const Tensor& a, const Tensor& b, const Te
 }
 
 void norm_backward(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& weight, const NormStats& stats,
-                   Tensor& dx, bool accumulate_dx, Tensor& dweight, Tensor& dbias) {
+                   const Tensor& residual, Tensor& dx, Tensor& dweight, Tensor& dbias) {
   check_norm(stream, "norm_backward", x, weight, stats);
   check_kind(stream, "norm_backward", dbias, DType::f32, x, stats);
   check_tensor(stream, "norm_backward", "dy", dy, x.dtype(), x.shape());
+  if (residual.defined()) check_tensor(stream, "norm_backward", "residual", residual, x.dtype(), x.shape());
   check_tensor(stream, "norm_backward", "dx", dx, x.dtype(), x.shape());
   check_tensor(stream, "norm_backward", "dweight", dweight, DType::f32, {x.dim(1)});
-  TRIREME_DISPATCH(stream, norm_backward(stream, dy, x, weight, stats, dx, accumulate_dx, dweight, dbias));
+  TRIREME_DISPATCH(stream, norm_backward(stream, dy, x, weight, stats, residual, dx, dweight, dbias));
 }
 
 void qk_norm_forward(Stream& stream, const Tensor& qkv, const Tensor& q_weight, const Tensor& k_weight,

@@ -23,11 +23,12 @@ void norm_forward(Stream& stream, const Tensor& x, const Tensor& weight, const T
 void add_norm_forward(Stream& stream, const Tensor& a, const Tensor& b, const Tensor& weight, const Tensor& bias,
                       float eps, Tensor& sum, Tensor& y, NormStats& stats);
 
-// dx = d norm/dx · dy, or dx += … with `accumulate_dx` (the gradient that the residual connection carries).
+// dx = residual + d norm/dx · dy. `residual`, the gradient that the residual connection carries, may be undefined (0) or
+// alias dx.
 // dweight, dbias f32 [C] are overwritten (dbias undefined for RMS norm). Rows are summed in blocks of fixed size, so
 // the bits do not depend on the number of threads.
 void norm_backward(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& weight, const NormStats& stats,
-                   Tensor& dx, bool accumulate_dx, Tensor& dweight, Tensor& dbias);
+                   const Tensor& residual, Tensor& dx, Tensor& dweight, Tensor& dbias);
 
 // RMS norm of every query and key head (Qwen3), in one pass over a packed qkv [N, (H + 2·KV)·D]; values are copied.
 // q_weight, k_weight [D]; rstd f32 [N, H + KV]. `out` must not alias `qkv`.

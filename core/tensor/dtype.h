@@ -1,7 +1,6 @@
 // Element types of tensors, and bf16 arithmetic by conversion to fp32.
 #pragma once
 
-#include <bit>
 #include <cstdint>
 #include <string>
 
@@ -21,11 +20,11 @@ struct bf16 {
   bf16() = default;
   TRIREME_HOST_DEVICE explicit bf16(float value) : bits(round(value)) {}
   TRIREME_HOST_DEVICE explicit operator float() const {
-    return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
+    return bit_cast<float>(static_cast<uint32_t>(bits) << 16);
   }
 
   TRIREME_HOST_DEVICE static uint16_t round(float value) {
-    const uint32_t x = std::bit_cast<uint32_t>(value);
+    const uint32_t x = bit_cast<uint32_t>(value);
     const uint32_t rounded = x + 0x7FFFu + ((x >> 16) & 1u);
     const uint32_t quiet = x | 0x00400000u;  // for NaN: keep the sign, set the quiet bit
     return static_cast<uint16_t>((value != value ? quiet : rounded) >> 16);

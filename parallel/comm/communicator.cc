@@ -67,6 +67,16 @@ std::string CommCall::str() const {
   return out + ", call " + std::to_string(sequence);
 }
 
+Device CommCall::device() const {
+  const auto on_gpu = [](const Tensor& t) { return t.defined() && t.device().type != DeviceType::cpu; };
+  if (on_gpu(input)) return input.device();
+  if (on_gpu(output)) return output.device();
+  for (const Transfer& t : transfers) {
+    if (on_gpu(t.tensor)) return t.tensor.device();
+  }
+  return {};
+}
+
 WorkHandle Communicator::submit_collective(CommCall call, int64_t bytes, int peer, Stream& stream) {
   call.sequence = num_collectives_++;
   call.record_ids.push_back(recorder_.add({.sequence = call.sequence,

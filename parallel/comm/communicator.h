@@ -78,6 +78,7 @@ struct CommCall {
   std::vector<int64_t> record_ids = {};  // in the flight recorder; one, or one for each transfer
 
   std::string str() const;  // "all_reduce sum of f32[1024], call 7"
+  Device device() const;    // of its tensors; of several, the first that isn't the CPU
 };
 
 class Communicator {

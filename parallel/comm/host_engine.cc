@@ -35,6 +35,7 @@ bool HostCall::done() {
 
 void HostCall::finish() {
   call_ = {};
+  staged_.reset();
   std::lock_guard lock(mutex_);
   done_ = true;
   wake_.notify_all();
@@ -134,6 +135,7 @@ void HostEngine::cancel(const std::shared_ptr<HostGroup>& group, const std::stri
 void HostEngine::fail_all(HostGroup& group, ExitCode code, const std::string& message) {
   group.failure = message;
   group.current.reset();
+  group.uploading = false;
   for (const HostCallPtr& call : group.calls) {
     call->fail(code, message);
     code = ExitCode::peer;
@@ -154,15 +156,22 @@ bool HostEngine::run_posted() {
 bool HostEngine::advance(HostGroup& group) {
   if (group.calls.empty()) return false;
   HostCall& call = *group.calls.front();
+  StagedCall* staged = call.staged();
   try {
     bool progress = false;
     if (!group.current) {
+      if (staged != nullptr && !staged->downloaded()) return false;
       for (const int64_t id : call.call().record_ids) group.recorder->mark_started(id);
       group.current = group.transport->start(call.call());
       progress = true;
     }
-    progress = group.current->step() || progress;
-    if (!group.current->finished()) return progress;
+    if (!group.uploading) {
+      progress = group.current->step() || progress;
+      if (!group.current->finished()) return progress;
+      if (staged != nullptr) staged->upload();
+      group.uploading = true;
+    }
+    if (staged != nullptr && !staged->uploaded()) return progress;
   } catch (const Error& error) {
     fail_all(group, error.code(), error.what());
     return true;
@@ -172,10 +181,18 @@ bool HostEngine::advance(HostGroup& group) {
   }
   for (const int64_t id : call.call().record_ids) group.recorder->mark_finished(id);
   group.current.reset();
+  group.uploading = false;
   const HostCallPtr finished = group.calls.front();
   group.calls.pop_front();
   finished->finish();
   return true;
+}
+
+// Whether the first call may get on without anybody ringing: over a network, or when a copy of the device ends.
+bool HostEngine::needs_polling(const HostGroup& group) {
+  if (group.calls.empty()) return false;
+  const bool copies = group.calls.front()->staged() != nullptr && (!group.current || group.uploading);
+  return copies || group.transport->needs_polling();
 }
 
 void HostEngine::loop() {
@@ -187,7 +204,7 @@ void HostEngine::loop() {
     bool polls = false;
     for (const auto& group : groups_) {
       progress = advance(*group) || progress;
-      polls = polls || (!group->calls.empty() && group->transport->needs_polling());
+      polls = polls || needs_polling(*group);
     }
     if (progress) {
       poll_us = kFirstPollUs;

@@ -16,6 +16,7 @@
 #include <thread>
 #include <vector>
 
+#include "parallel/comm/device_staging.h"
 #include "parallel/comm/doorbell.h"
 #include "parallel/comm/transport.h"
 
@@ -24,8 +25,11 @@ namespace trireme {
 // A call in the engine, and what its `Work` looks at.
 class HostCall {
  public:
-  explicit HostCall(CommCall call) : call_(std::move(call)) {}
+  // `staged`: where its tensors are on a device.
+  explicit HostCall(CommCall call, std::unique_ptr<StagedCall> staged = nullptr)
+      : call_(std::move(call)), staged_(std::move(staged)) {}
   CommCall& call() { return call_; }
+  StagedCall* staged() { return staged_.get(); }
 
   void wait();
   bool done();
@@ -35,6 +39,7 @@ class HostCall {
 
  private:
   CommCall call_;
+  std::unique_ptr<StagedCall> staged_;
   std::mutex mutex_;
   std::condition_variable wake_;
   bool done_ = false;
@@ -49,6 +54,7 @@ struct HostGroup {
   FlightRecorder* recorder = nullptr;
   std::deque<HostCallPtr> calls;
   std::unique_ptr<HostOp> current;  // of calls.front()
+  bool uploading = false;           // current is over, and its results are on the way to the device
   std::string failure;              // of an earlier call; fails all later ones
 };
 
@@ -79,6 +85,7 @@ class HostEngine {
   void loop();
   bool run_posted();
   bool advance(HostGroup& group);
+  static bool needs_polling(const HostGroup& group);
   static void fail_all(HostGroup& group, ExitCode code, const std::string& message);
 
   Doorbell own_bell_;

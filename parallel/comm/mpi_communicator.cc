@@ -123,13 +123,14 @@ class MpiCommunicator final : public Communicator {
   std::string backend() const override { return "mpi"; }
 
  protected:
-  WorkHandle submit(CommCall call, Stream&) override {
-    const bool on_host = call.op != CommOp::send
-                             ? call.input.device().type == DeviceType::cpu
-                             : std::all_of(call.transfers.begin(), call.transfers.end(),
-                                           [](const Transfer& t) { return t.tensor.device().type == DeviceType::cpu; });
-    TRIREME_CHECK(on_host, "the mpi backend takes host tensors");
-    auto host_call = std::make_shared<HostCall>(std::move(call));
+  WorkHandle submit(CommCall call, Stream& stream) override {
+    std::unique_ptr<StagedCall> staged;
+    if (call.device().type != DeviceType::cpu) {
+      TRIREME_CHECK(call.device() == stream.device(), "tensors on another device than the stream");
+      if (staging_ == nullptr) staging_ = std::make_unique<StagingStreams>(stream);
+      staged = std::make_unique<StagedCall>(call, rank(), stream, *staging_);
+    }
+    auto host_call = std::make_shared<HostCall>(std::move(call), std::move(staged));
     engine_->host().submit(group_, host_call);
     return std::make_shared<MpiWork>(engine_, group_, std::move(host_call));
   }
@@ -165,6 +166,7 @@ class MpiCommunicator final : public Communicator {
   const std::vector<int> world_ranks_;  // of the members
   std::shared_ptr<HostGroup> group_;
   std::unique_ptr<SharedSegment> memory_;
+  std::shared_ptr<StagingStreams> staging_;
 };
 
 template <class T>

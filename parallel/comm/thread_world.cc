@@ -38,6 +38,7 @@ class ThreadCommunicator final : public Communicator {
 
  protected:
   WorkHandle submit(CommCall call, Stream&) override {
+    TRIREME_CHECK(call.device().type == DeviceType::cpu, "the thread backend takes host tensors");
     const PendingPtr pending = make_pending();
     pending->call = std::move(call);
     hub_->submit(pending);

@@ -2,6 +2,7 @@
 // case, in the same order. Arguments beside GoogleTest's:
 //   --one-rank-per-node   take the way between nodes
 //   --chunk-bytes=N       small pieces, so that small messages take many
+//   --gpu                 tensors on a GPU: of the local rank, or shared where there are fewer GPUs
 //   --abort               no cases: the last rank fails while the others wait
 #include <gtest/gtest.h>
 
@@ -23,7 +24,7 @@ struct World {
   MpiRuntime* runtime = nullptr;
   FlightRecorder* recorder = nullptr;
   Communicator* comm = nullptr;
-  TestDevice* device = nullptr;
+  Stream* stream = nullptr;
   bool one_rank_per_node = false;
 };
 World& world() {
@@ -44,14 +45,14 @@ void run_or_abort(const std::function<void()>& body) {
 class MpiConformance : public testing::TestWithParam<size_t> {};
 
 TEST_P(MpiConformance, Holds) {
-  run_or_abort([&] { conformance_cases()[GetParam()].run(*world().comm, world().device->stream); });
+  run_or_abort([&] { conformance_cases()[GetParam()].run(*world().comm, *world().stream); });
 }
 
 INSTANTIATE_TEST_SUITE_P(Comm, MpiConformance, testing::Range(size_t{0}, conformance_cases().size()),
                          [](const auto& test) { return conformance_cases()[test.param].name; });
 
 TEST(MpiLarge, Holds) {
-  run_or_abort([&] { large_conformance_cases()[0].run(*world().comm, world().device->stream); });
+  run_or_abort([&] { large_conformance_cases()[0].run(*world().comm, *world().stream); });
 }
 
 std::unique_ptr<Communicator> fresh_group() {
@@ -65,7 +66,7 @@ TEST(MpiTransfers, SendWaitsForItsReceive) {
   if (world().comm->size() < 2) GTEST_SKIP() << "needs two ranks";
   run_or_abort([&] {
     Communicator& comm = *world().comm;
-    Stream& stream = world().device->stream;
+    Stream& stream = *world().stream;
     const auto group = fresh_group();
     const Tensor t = Tensor::empty(stream, {10}, DType::f32);
     if (comm.rank() == 0) {
@@ -86,7 +87,7 @@ TEST(MpiMistakes, SizesThatDifferFailOnBothSides) {
   if (world().comm->size() < 2) GTEST_SKIP() << "needs two ranks";
   run_or_abort([&] {
     Communicator& comm = *world().comm;
-    Stream& stream = world().device->stream;
+    Stream& stream = *world().stream;
     const auto group = fresh_group();
     if (comm.rank() < 2) {
       const Tensor t = Tensor::empty(stream, {10 + comm.rank()}, DType::f32);
@@ -103,7 +104,7 @@ TEST(MpiMistakes, DifferentCollectivesFailOnAllRanksOfANode) {
   Communicator& comm = *world().comm;
   if (comm.size() < 2 || world().one_rank_per_node) GTEST_SKIP() << "needs two ranks of a node";
   run_or_abort([&] {
-    Stream& stream = world().device->stream;
+    Stream& stream = *world().stream;
     const auto group = fresh_group();
     const Tensor t = Tensor::empty(stream, {comm.rank() == 1 ? 12 : 10}, DType::f32);
     const WorkHandle work = group->all_reduce(t, ReduceOp::sum, stream);
@@ -117,7 +118,7 @@ TEST(MpiEngine, WaitingCostsNoProcessorTime) {
   if (world().comm->size() < 2) GTEST_SKIP() << "needs two ranks";
   run_or_abort([&] {
     Communicator& comm = *world().comm;
-    Stream& stream = world().device->stream;
+    Stream& stream = *world().stream;
     const auto cpu_seconds = [] {
       rusage usage{};
       ::getrusage(RUSAGE_SELF, &usage);
@@ -142,20 +143,30 @@ int main(int argc, char** argv) {
   testing::InitGoogleTest(&argc, argv);
   MpiOptions options;
   bool aborts = false;
+  bool on_gpu = false;
   for (int i = 1; i < argc; ++i) {
     const std::string arg = argv[i];
     if (arg == "--one-rank-per-node") options.one_rank_per_node = true;
     if (arg == "--abort") aborts = true;
+    if (arg == "--gpu") on_gpu = true;
     if (arg.starts_with("--chunk-bytes=")) options.chunk_bytes = std::stoll(arg.substr(14));
   }
   MpiRuntime runtime(options);
   FlightRecorder recorder(runtime.rank());
   TestDevice device;
+  std::unique_ptr<TestGpu> gpu;
+  if (on_gpu) {
+    if (cuda::num_devices() == 0) {
+      std::fprintf(stderr, "no GPU: %s\n", cuda::why_no_devices().c_str());
+      return 1;
+    }
+    gpu = std::make_unique<TestGpu>(runtime.local_rank() % cuda::num_devices());
+  }
   const auto comm = runtime.world(recorder);
   world() = {.runtime = &runtime,
              .recorder = &recorder,
              .comm = comm.get(),
-             .device = &device,
+             .stream = gpu ? gpu->stream.get() : &device.stream,
              .one_rank_per_node = options.one_rank_per_node};
   if (aborts) {
     const Tensor t = Tensor::empty(device.stream, {1000}, DType::f32);

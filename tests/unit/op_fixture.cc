@@ -3,21 +3,31 @@
 #include <cmath>
 #include <limits>
 
+#include "core/device/cuda/cuda_device.h"
 #include "core/ops/elementwise.h"
 #include "core/random/philox.h"
 
 namespace trireme::testing {
 
 TestStream::TestStream(Device device, int num_threads) {
-  TRIREME_CHECK(device.type == DeviceType::cpu, "no other device yet");
-  allocator_ = std::make_unique<CpuAllocator>();
   pool_ = std::make_unique<ThreadPool>(num_threads);
-  stream_ = std::make_unique<CpuStream>(*allocator_, *pool_);
+  if (device.type == DeviceType::cpu) {
+    allocator_ = std::make_unique<CpuAllocator>();
+    stream_ = std::make_unique<CpuStream>(*allocator_, *pool_);
+  } else {
+    allocator_ = cuda::make_device_allocator(device.index);
+    pinned_ = cuda::make_pinned_allocator(device.index);
+    stream_ = cuda::make_stream(device.index, *allocator_, *pinned_, *pool_);
+  }
 }
 
 TestStream::~TestStream() = default;
 
-std::vector<Device> test_devices() { return {Device{}}; }
+std::vector<Device> test_devices() {
+  std::vector<Device> devices{Device{}};
+  if (cuda::num_devices() > 0) devices.push_back({DeviceType::cuda, 0});
+  return devices;
+}
 
 std::string test_device_name(const ::testing::TestParamInfo<Device>& info) {
   return info.param.type == DeviceType::cpu ? "Cpu" : "Cuda";
@@ -159,6 +169,8 @@ Values plus(const Values& a, double factor, const Values& b) {
   return sum;
 }
 
+double OpTest::tolerance(DType dtype, OpKind kind) const { return testing::tolerance(GetParam().type, dtype, kind); }
+
 void OpTest::expect_same_bits_on_any_pool(const std::function<std::vector<Tensor>(Stream&)>& body) {
   std::vector<std::vector<std::byte>> first;
   for (const int num_threads : {1, 3}) {
@@ -169,7 +181,8 @@ void OpTest::expect_same_bits_on_any_pool(const std::function<std::vector<Tensor
       if (num_threads == 1) {
         first.push_back(bytes);
       } else {
-        EXPECT_TRUE(bytes == first[i]) << "result " << i << " has other bits on " << num_threads << " threads";
+        EXPECT_TRUE(bytes == first[i]) << "result " << i << " has other bits in a second run, on " << num_threads
+                                       << " threads";
       }
     }
   }

@@ -16,6 +16,7 @@
 #include "core/device/device.h"
 #include "core/device/thread_pool.h"
 #include "core/tensor/tensor.h"
+#include "tests/unit/tolerances.h"
 
 namespace trireme::testing {
 
@@ -28,11 +29,12 @@ class TestStream {
 
  private:
   std::unique_ptr<Allocator> allocator_;
+  std::unique_ptr<Allocator> pinned_;  // for a GPU
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<Stream> stream_;
 };
 
-// The devices that this machine and build have.
+// The CPU, and a GPU where this machine and build have one.
 std::vector<Device> test_devices();
 std::string test_device_name(const ::testing::TestParamInfo<Device>& info);
 
@@ -69,7 +71,11 @@ class OpTest : public ::testing::TestWithParam<Device> {
   Tensor unset(DType dtype, Shape shape) { return make_unset(stream(), dtype, shape); }
   Values read(const Tensor& t) { return read_values(stream(), t); }
 
-  // Runs `body` with pools of 1 and 3 threads: the tensors that it returns must have the same bits.
+  // How far results of an op may be from the reference on this device.
+  double tolerance(DType dtype, OpKind kind) const;
+
+  // Runs `body` with pools of 1 and 3 threads: the tensors that it returns must have the same bits. On a GPU, where the
+  // pool has no part in it, that is one run after the other.
   void expect_same_bits_on_any_pool(const std::function<std::vector<Tensor>(Stream&)>& body);
 
  private:

@@ -32,7 +32,7 @@ Values reference_swiglu(const Values& gate_up, int64_t rows, int64_t columns) {
   return y;
 }
 
-const std::vector<Shape> kShapes = {{0, 5}, {1, 1}, {1, 3}, {3, 17}, {3, 63}, {2, 65}, {3, 130}};
+const std::vector<Shape> kShapes = {{0, 5}, {1, 1}, {1, 3}, {3, 17}, {3, 63}, {2, 65}, {3, 130}, {3, 64}, {2, 264}};
 
 class ActivationTest : public OpTest {};
 

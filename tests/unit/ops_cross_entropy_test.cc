@@ -116,7 +116,7 @@ TEST_P(CrossEntropyTest, InPlaceAndWithoutGradient) {
 
 // bf16 logits: what a bf16 model has on a GPU. The loss is that of the logits as rounded.
 TEST_P(CrossEntropyTest, NarrowLogits) {
-  for (const Shape& shape : {Shape{3, 3}, Shape{17, 17}, Shape{5, 2051}}) {
+  for (const Shape& shape : {Shape{3, 3}, Shape{17, 17}, Shape{5, 2051}, Shape{2, 4096}, Shape{3, 90001}}) {
     const auto columns = static_cast<size_t>(shape[1]);
     Tensor logits = normal(DType::bf16, shape, "logits", 4.0);
     const Values x = read(logits);
@@ -127,6 +127,22 @@ TEST_P(CrossEntropyTest, NarrowLogits) {
                  shape.str());
     expect_close(read(logits), reference_gradient(x, labels, columns, kScale),
                  tolerance(DType::bf16, OpKind::reduction), "gradient " + shape.str());
+  }
+}
+
+// A gradient wider than the logits; rows of both that begin at other places of a vector.
+TEST_P(CrossEntropyTest, NarrowLogitsWideGradient) {
+  for (const Shape& shape : {Shape{5, 2051}, Shape{3, 520}}) {
+    const Tensor logits = normal(DType::bf16, shape, "logits", 4.0);
+    const std::vector<int32_t> labels = make_labels(shape[0], shape[1]);
+    const Tensor room = unset(DType::f32, {shape.numel() + 1});
+    Tensor losses = unset(DType::f32, {shape[0]});
+    for (const int64_t offset : {0, 1}) {
+      Tensor dlogits = room.flat_slice(offset, shape);
+      ops::cross_entropy(stream(), logits, make_ids(stream(), labels), scale_tensor(), losses, dlogits);
+      expect_close(read(dlogits), reference_gradient(read(logits), labels, static_cast<size_t>(shape[1]), kScale),
+                   tolerance(DType::f32, OpKind::reduction), shape.str());
+    }
   }
 }
 

@@ -10,8 +10,8 @@ struct EmbeddingCase {
   std::string str() const { return Shape{tokens, vocabulary, columns}.str(); }
 };
 
-const std::vector<EmbeddingCase> kCases = {{0, 5, 3},    {1, 1, 1},     {3, 5, 17},
-                                           {130, 7, 63}, {65, 300, 65}, {500, 3, 130}};
+const std::vector<EmbeddingCase> kCases = {{0, 5, 3},     {1, 1, 1},     {3, 5, 17},    {130, 7, 63},    {65, 300, 65},
+                                           {500, 3, 130}, {700, 3, 264}, {65, 300, 72}, {3000, 70000, 8}};
 
 class EmbeddingTest : public OpTest {};
 
@@ -74,6 +74,38 @@ TEST_P(EmbeddingTest, TableInBf16IsRoundedOncePerCall) {
   Tensor dtable = tensor(DType::bf16, {2, 1}, {3, 256});
   ops::embedding_backward(stream(), ids, tensor(DType::bf16, {4, 1}, {0.75, 0.75, 0.75, 0.75}), dtable, true);
   EXPECT_EQ(read(dtable), (Values{3, 260})) << "259 lies half-way, and 260 is even";
+}
+
+// Ids that occur once, twice, … 80 times, mixed. Up to 32 rows are added one after the other, in fp32, in the order in
+// which they come; how more are added is the device's choice.
+TEST_P(EmbeddingTest, RowsAreAddedInTheirOrder) {
+  constexpr int64_t kMost = 80;
+  std::vector<int32_t> ids;
+  for (int32_t id = 0; id < kMost; ++id) ids.insert(ids.end(), static_cast<size_t>(id + 1), id);
+  const std::vector<int32_t> swaps = uniform_ids(static_cast<int64_t>(ids.size()), 1 << 30, "swaps");
+  for (size_t n = 1; n < ids.size(); ++n) std::swap(ids[n], ids[static_cast<size_t>(swaps[n]) % (n + 1)]);
+  const auto count = static_cast<int64_t>(ids.size());
+  for (const int64_t columns : {7, 24}) {
+    const Tensor dy = normal(DType::f32, {count, columns}, "dy");
+    const Values d = read(dy);
+    std::vector<float> in_order(static_cast<size_t>(kMost * columns));
+    Values exact(in_order.size());
+    for (size_t n = 0; n < ids.size(); ++n) {
+      for (int64_t i = 0; i < columns; ++i) {
+        const auto at = static_cast<size_t>(ids[n] * columns + i);
+        const double value = d[n * static_cast<size_t>(columns) + static_cast<size_t>(i)];
+        in_order[at] += static_cast<float>(value);
+        exact[at] += value;
+      }
+    }
+    Tensor dtable = unset(DType::f32, {kMost, columns});
+    ops::embedding_backward(stream(), make_ids(stream(), ids), dy, dtable, /*accumulate=*/false);
+    const Values got = read(dtable);
+    expect_close(got, exact, tolerance(DType::f32, OpKind::reduction), "dtable");
+    for (size_t i = 0; i < static_cast<size_t>(32 * columns); ++i) {
+      ASSERT_EQ(static_cast<float>(got[i]), in_order[i]) << "element " << i;
+    }
+  }
 }
 
 TEST_P(EmbeddingTest, SameBitsOnAnyPool) {

@@ -28,6 +28,37 @@ Values reference_norm(const Values& x, const Values& weight, const Values& bias)
   return y;
 }
 
+struct NormGradients {
+  Values dx, dweight, dbias;
+};
+
+NormGradients reference_norm_gradients(const Values& dy, const Values& x, const Values& weight, bool layer) {
+  const size_t columns = weight.size();
+  const double count = static_cast<double>(columns);
+  const Values zeros(columns, 0.0);
+  const Values h = reference_norm(x, Values(columns, 1.0), layer ? zeros : Values{});
+  NormGradients out{Values(x.size()), zeros, zeros};
+  for (size_t row = 0; row + columns <= x.size(); row += columns) {
+    double mean = 0;
+    for (size_t i = 0; i < columns && layer; ++i) mean += x[row + i] / count;
+    double square = 0;
+    double mean_g = 0;
+    double mean_gh = 0;
+    for (size_t i = 0; i < columns; ++i) {
+      square += (x[row + i] - mean) * (x[row + i] - mean);
+      mean_g += dy[row + i] * weight[i] / count;
+      mean_gh += dy[row + i] * weight[i] * h[row + i] / count;
+      out.dweight[i] += dy[row + i] * h[row + i];
+      out.dbias[i] += dy[row + i];
+    }
+    const double rstd = 1 / std::sqrt(square / count + kEps);
+    for (size_t i = 0; i < columns; ++i) {
+      out.dx[row + i] = rstd * (dy[row + i] * weight[i] - (layer ? mean_g : 0) - h[row + i] * mean_gh);
+    }
+  }
+  return out;
+}
+
 // RMS norm of the query and key heads of a packed qkv.
 Values reference_qk_norm(const Values& qkv, const Values& q_weight, const Values& k_weight, size_t num_heads,
                          size_t num_kv_heads) {
@@ -137,7 +168,7 @@ TEST_P(NormTest, BackwardMatchesFiniteDifferences) {
     Tensor dx = unset(c.dtype, c.shape);
     Tensor dweight = unset(DType::f32, {columns});
     Tensor dbias = c.layer ? unset(DType::f32, {columns}) : Tensor();
-    ops::norm_backward(stream(), dy, x, weight, stats, dx, /*accumulate_dx=*/false, dweight, dbias);
+    ops::norm_backward(stream(), dy, x, weight, stats, /*residual=*/{}, dx, dweight, dbias);
 
     const Values xs = read(x);
     const Values ws = read(weight);
@@ -157,7 +188,7 @@ TEST_P(NormTest, BackwardMatchesFiniteDifferences) {
 
     Tensor residual = normal(c.dtype, c.shape, "residual");
     const Values want = plus(read(residual), 1, want_dx);
-    ops::norm_backward(stream(), dy, x, weight, stats, residual, /*accumulate_dx=*/true, dweight, dbias);
+    ops::norm_backward(stream(), dy, x, weight, stats, residual, residual, dweight, dbias);
     expect_close(read(residual), want, limit, "residual + dx " + c.str());
     expect_close(read(dweight), want_dw, limit_f32, "dweight is overwritten " + c.str());
   }
@@ -182,7 +213,7 @@ TEST_P(NormTest, BackwardIsTheSlopeOfForward) {
     Tensor dx = unset(c.dtype, c.shape);
     Tensor dweight = unset(DType::f32, {65});
     Tensor dbias = layer ? unset(DType::f32, {65}) : Tensor();
-    ops::norm_backward(stream(), dy, tensor(c.dtype, c.shape, x), weight, stats, dx, false, dweight, dbias);
+    ops::norm_backward(stream(), dy, tensor(c.dtype, c.shape, x), weight, stats, /*residual=*/{}, dx, dweight, dbias);
     EXPECT_NEAR(dot(read(dx), along), want, kForwardDifferenceTolerance * std::abs(want)) << c.str();
   }
 }
@@ -203,7 +234,7 @@ TEST_P(NormTest, ManyRows) {
   Tensor dx = unset(c.dtype, c.shape);
   Tensor dweight = unset(DType::f32, {63});
   Tensor dbias = unset(DType::f32, {63});
-  ops::norm_backward(stream(), dy, x, weight, stats, dx, false, dweight, dbias);
+  ops::norm_backward(stream(), dy, x, weight, stats, /*residual=*/{}, dx, dweight, dbias);
   const Values h = reference_norm(read(x), ones, zeros);
   const Values d = read(dy);
   Values want_dw(63);
@@ -214,6 +245,58 @@ TEST_P(NormTest, ManyRows) {
   }
   expect_close(read(dweight), want_dw, tolerance(DType::f32, OpKind::reduction), "dweight");
   expect_close(read(dbias), want_db, tolerance(DType::f32, OpKind::reduction), "dbias");
+}
+
+// The gradients that the next test compares with are those of the reference's forward pass.
+TEST_P(NormTest, ReferenceGradientsAreSlopes) {
+  const Values x = normal_values(3 * 5, "x");
+  const Values w = normal_values(5, "w");
+  const Values b = normal_values(5, "b");
+  const Values dy = normal_values(3 * 5, "dy");
+  for (const bool layer : {false, true}) {
+    const Values bias = layer ? b : Values{};
+    const NormGradients got = reference_norm_gradients(dy, x, w, layer);
+    expect_close(got.dx, gradient_of([&](const Values& v) { return dot(dy, reference_norm(v, w, bias)); }, x), 1e-7,
+                 "dx");
+    expect_close(got.dweight, gradient_of([&](const Values& v) { return dot(dy, reference_norm(x, v, bias)); }, w),
+                 1e-7, "dweight");
+    if (!layer) continue;
+    expect_close(got.dbias, gradient_of([&](const Values& v) { return dot(dy, reference_norm(x, w, v)); }, b), 1e-7,
+                 "dbias");
+  }
+}
+
+// Rows that vectors divide, from short to so long that nothing keeps them, and many.
+TEST_P(NormTest, RowsOfWholeVectors) {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    for (const bool layer : {false, true}) {
+      for (const Shape& shape : {Shape{67, 8}, Shape{5, 136}, Shape{3, 2304}, Shape{2, 4352}, Shape{2, 8448},
+                                 Shape{2, 25088}, Shape{700, 1032}, Shape{4500, 64}}) {
+        const NormCase c{dtype, layer, shape};
+        const int64_t columns = shape[1];
+        const Tensor x = make_x(c, "x");
+        const Tensor weight = make_weight(dtype, columns, "weight");
+        const Tensor bias = layer ? normal(dtype, {columns}, "bias") : Tensor();
+        const Tensor dy = normal(dtype, shape, "dy");
+        Tensor y = unset(dtype, shape);
+        ops::NormStats stats = make_stats(c);
+        ops::norm_forward(stream(), x, weight, bias, kEps, y, stats);
+        Tensor dx = normal(dtype, shape, "residual");
+        const Values residual = read(dx);
+        Tensor dweight = unset(DType::f32, {columns});
+        Tensor dbias = layer ? unset(DType::f32, {columns}) : Tensor();
+        ops::norm_backward(stream(), dy, x, weight, stats, dx, /*accumulate_dx=*/true, dweight, dbias);
+
+        const double limit = tolerance(dtype, OpKind::reduction);
+        const double limit_f32 = tolerance(DType::f32, OpKind::reduction);
+        expect_close(read(y), reference_norm(read(x), read(weight), read_or_empty(bias)), limit, "y " + c.str());
+        const NormGradients want = reference_norm_gradients(read(dy), read(x), read(weight), layer);
+        expect_close(read(dx), plus(residual, 1, want.dx), limit, "dx " + c.str());
+        expect_close(read(dweight), want.dweight, limit_f32, "dweight " + c.str());
+        if (layer) expect_close(read(dbias), want.dbias, limit_f32, "dbias " + c.str());
+      }
+    }
+  }
 }
 
 TEST_P(NormTest, SameBitsOnAnyPool) {
@@ -229,7 +312,7 @@ TEST_P(NormTest, SameBitsOnAnyPool) {
       Tensor dweight = make_unset(s, DType::f32, {130});
       Tensor dbias = make_unset(s, DType::f32, {130});
       ops::norm_forward(s, x, weight, weight, 1e-6f, y, stats);
-      ops::norm_backward(s, dy, x, weight, stats, dx, false, dweight, dbias);
+      ops::norm_backward(s, dy, x, weight, stats, /*residual=*/{}, dx, dweight, dbias);
       return std::vector<Tensor>{y, stats.mean, stats.rstd, dx, dweight, dbias};
     });
   }
@@ -241,7 +324,7 @@ TEST_P(NormTest, QkNormMatchesReference) {
   };
   for (const DType dtype : {DType::f32, DType::bf16}) {
     for (const Case& c : {Case{0, 2, 1, 4}, Case{3, 2, 1, 3}, Case{2, 3, 3, 17}, Case{35, 1, 1, 4}, Case{2, 4, 2, 65},
-                          Case{2, 2, 1, 64}, Case{2, 2, 1, 128}}) {
+                          Case{2, 2, 1, 64}, Case{2, 2, 1, 128}, Case{2, 1, 1, 264}}) {
       const Shape shape{c.rows, (c.heads + 2 * c.kv_heads) * c.dim};
       const std::string what = dtype_name(dtype) + " " + shape.str();
       const Tensor qkv = normal(dtype, shape, "qkv");

@@ -11,8 +11,9 @@ struct RotaryCase {
   int64_t rows, columns, rotated, dim;
 };
 
-const std::vector<RotaryCase> kCases = {
-    {0, 12, 2, 4}, {1, 6, 2, 2}, {3, 20, 2, 6}, {17, 3 * 34, 2, 34}, {65, 4 * 130, 3, 130}};
+const std::vector<RotaryCase> kCases = {{0, 12, 2, 4},       {1, 6, 2, 2},          {3, 20, 2, 6},
+                                        {17, 3 * 34, 2, 34}, {65, 4 * 130, 3, 130}, {5, 3 * 32, 2, 32},
+                                        {33, 7 * 16, 5, 16}, {9, 10 * 64, 9, 64}};
 
 Values make_table(int64_t positions, int64_t dim) {
   Values table;

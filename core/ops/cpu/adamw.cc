@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "core/ops/adamw_step.h"
 #include "core/ops/cpu/blocks.h"
 #include "core/ops/cpu/kernels.h"
 #include "core/ops/cpu/multiversion.h"
@@ -37,8 +38,7 @@ void draw_groups(uint64_t key, int64_t step, math::Rounded what, int64_t first, 
   std::memcpy(bits, words, static_cast<size_t>(count) * sizeof(uint16_t));  // low halves first: x86-64
 }
 
-// What is stored of a weight.
-enum class Stored { master, master_and_weight, weight };
+using ops::Stored;
 
 // Pointers to one element of every tensor; those that a kernel does not use are null.
 template <class Grad, class Moment>
@@ -85,7 +85,7 @@ class Update {
   Update(const ops::AdamW& options, float clip_factor, const Tensor& grad, const ops::AdamWTensors& state)
       : step_(options.step),
         clip_factor_(clip_factor),
-        decaying_(ops::adamw_constants(options)),
+        decaying_(ops::adamw_step(options)),
         not_decaying_(decaying_),
         all_{grad.data<Grad>(), kStored == Stored::weight ? nullptr : state.master.data<float>(),
              kStored == Stored::master ? nullptr : state.weight.data<bf16>(), state.m.data<Moment>(),
@@ -155,17 +155,10 @@ void adamw_update(Stream& stream, const ops::AdamW& options, const ops::UpdateSc
   const float clip_factor = *scalars.clip_factor.data<float>();
   with_float_type(grad.dtype(), [&]<class Grad>(Grad) {
     with_float_type(state.m.dtype(), [&]<class Moment>(Moment) {
-      const auto run = [&]<Stored kStored>() {
+      ops::with_stored(state, [&]<Stored kStored>() {
         const Update<kStored, Grad, Moment> update(options, clip_factor, grad, state);
         update_all(stream.pool(), update, ranges, grad.numel());
-      };
-      if (!state.weight.defined()) {
-        run.template operator()<Stored::master>();
-      } else if (state.master.defined()) {
-        run.template operator()<Stored::master_and_weight>();
-      } else {
-        run.template operator()<Stored::weight>();
-      }
+      });
     });
   });
 }

@@ -173,4 +173,8 @@ void attention_backward(Stream& stream, const ops::AttentionShape& shape, const 
   attention_backward(fastest(qkv.dtype()), stream, shape, qkv, document_start, out, lse, dout, dqkv);
 }
 
+void describe_attention(Stream&, const ops::AttentionShape&, DType dtype, bool, std::string& text) {
+  text = fastest(dtype).name;
+}
+
 }  // namespace trireme::cpu

@@ -1,12 +1,11 @@
-// How the CPU kernels cut their work, and the choice of their element type.
+// How the CPU kernels cut their work.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 
 #include "core/device/thread_pool.h"
-#include "core/error.h"
-#include "core/tensor/dtype.h"
+#include "core/ops/float_type.h"
 #include "core/tensor/tensor.h"
 
 namespace trireme::cpu {
@@ -16,17 +15,6 @@ namespace trireme::cpu {
 inline constexpr int64_t kGrain = 16384;
 
 inline int64_t rows_per_piece(int64_t columns) { return std::max<int64_t>(1, kGrain / std::max<int64_t>(columns, 1)); }
-
-// Calls f(T{}) with T = float or bf16.
-template <class F>
-void with_float_type(DType dtype, F&& f) {
-  if (dtype == DType::bf16) {
-    f(bf16{});
-  } else {
-    TRIREME_CHECK(dtype == DType::f32);
-    f(float{});
-  }
-}
 
 // Sums over the rows of a matrix run over blocks of rows, each into its own row of partial sums; the partial sums are
 // then added in order. At most 512 blocks, of at least 32 rows.

@@ -115,4 +115,20 @@ void linear_backward_weight(Stream& stream, const Tensor& dy, const Tensor& x, T
   if (dbias.defined()) bias_gradient(stream, dy, dbias, accumulate);
 }
 
+void linear_gelu_forward(Stream& stream, const Tensor& x, const Tensor& weight, const Tensor& bias, ops::Gelu kind,
+                         Tensor& up, Tensor& y, bool& keep_y) {
+  linear_forward(stream, x, weight, bias, up);
+  cpu::gelu_forward(stream, up, kind, y);
+  keep_y = false;
+}
+
+void linear_gelu_backward_input(Stream& stream, const Tensor& dy, const Tensor& weight, const Tensor& up,
+                                ops::Gelu kind, Tensor& dup) {
+  linear_backward_input(stream, dy, weight, dup, /*accumulate=*/false);
+  cpu::gelu_backward(stream, dup, up, kind, dup);
+}
+
+void export_gemm_algorithms(Stream&, std::string& json) { json.clear(); }
+void import_gemm_algorithms(Stream&, const std::string&, bool& imported) { imported = true; }
+
 }  // namespace trireme::cpu

@@ -102,19 +102,20 @@ struct BackwardRows {
   const T* weight;
   const float* mean;
   const float* rstd;
+  const T* residual;  // null: none
   T* dx;
-  bool accumulate_dx;
   int64_t columns;
 };
 
 // With h = (x − mean)·rstd and g = dy·weight: dx = rstd·(g − mean(g) − h·mean(g·h)), without mean(g) for RMS norm.
 // Adds Σ dy·h to dweight and, for layer norm, Σ dy to dbias.
-template <class T, bool kLayer, bool kAccumulate>
+template <class T, bool kLayer, bool kResidual>
 TRIREME_HOST_DEVICE void backward_row(const BackwardRows<T>& rows, int64_t n, float* dweight, float* dbias) {
   const int64_t columns = rows.columns;
   const T* dy = rows.dy + n * columns;
   const T* x = rows.x + n * columns;
   const T* weight = rows.weight;
+  const T* residual = kResidual ? rows.residual + n * columns : nullptr;
   T* dx = rows.dx + n * columns;
   const float mean = kLayer ? rows.mean[n] : 0.0f;
   const float rstd = rows.rstd[n];
@@ -134,7 +135,7 @@ TRIREME_HOST_DEVICE void backward_row(const BackwardRows<T>& rows, int64_t n, fl
     const float h = (math::load(x + i) - mean) * rstd;
     float out = std::fma(-h, mean_gh, d * math::load(weight + i));
     if constexpr (kLayer) out -= mean_g;
-    out = kAccumulate ? std::fma(out, rstd, math::load(dx + i)) : out * rstd;
+    out = kResidual ? std::fma(out, rstd, math::load(residual + i)) : out * rstd;
     math::store(dx + i, out);
     dweight[i] = std::fma(d, h, dweight[i]);
     if constexpr (kLayer) dbias[i] += d;
@@ -149,7 +150,7 @@ TRIREME_MULTIVERSION void backward_block(const BackwardRows<T>& rows, int64_t be
     for (int64_t i = 0; i < rows.columns; ++i) dbias[i] = 0;
   }
   for (int64_t n = begin; n < end; ++n) {
-    if (rows.accumulate_dx) {
+    if (rows.residual != nullptr) {
       backward_row<T, kLayer, true>(rows, n, dweight, dbias);
     } else {
       backward_row<T, kLayer, false>(rows, n, dweight, dbias);
@@ -170,7 +171,7 @@ void add_norm_forward(Stream& stream, const Tensor& a, const Tensor& b, const Te
 }
 
 void norm_backward(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& weight, const ops::NormStats& stats,
-                   Tensor& dx, bool accumulate_dx, Tensor& dweight, Tensor& dbias) {
+                   const Tensor& residual, Tensor& dx, Tensor& dweight, Tensor& dbias) {
   const int64_t num_rows = x.dim(0);
   const int64_t columns = x.dim(1);
   const bool layer = stats.mean.defined();
@@ -185,8 +186,8 @@ void norm_backward(Stream& stream, const Tensor& dy, const Tensor& x, const Tens
                                .weight = weight.data<T>(),
                                .mean = layer ? stats.mean.data<float>() : nullptr,
                                .rstd = stats.rstd.data<float>(),
+                               .residual = residual.defined() ? residual.data<T>() : nullptr,
                                .dx = dx.data<T>(),
-                               .accumulate_dx = accumulate_dx,
                                .columns = columns};
     stream.pool().for_ranges(num_rows, block, [&](int64_t begin, int64_t end) {
       float* block_dweight = sums + begin / block * 2 * columns;

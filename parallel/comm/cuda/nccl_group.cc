@@ -66,13 +66,19 @@ NcclGroup::~NcclGroup() {
   }
 }
 
-MachineError NcclGroup::error(const std::string& call, const std::string& found) const {
-  return MachineError({.what = "NCCL failed in " + call,
-                       .found = found,
-                       .where = "host " + host_name() + ", " + stream_->device().str() + ", rank " +
-                                std::to_string(member_.rank) + " of group " + member_.group + " (rank " +
-                                std::to_string(recorder_.rank()) + " of the world)",
-                       .hint = "NCCL_DEBUG=INFO, which makes NCCL print what it does"});
+NcclFailure NcclGroup::failure_of(const std::string& call, const std::string& found, ncclResult_t result) const {
+  const MachineError error({.what = "NCCL failed in " + call,
+                            .found = found,
+                            .where = "host " + host_name() + ", " + stream_->device().str() + ", rank " +
+                                     std::to_string(member_.rank) + " of group " + member_.group + " (rank " +
+                                     std::to_string(recorder_.rank()) + " of the world)",
+                            .hint = "NCCL_DEBUG=INFO, which makes NCCL print what it does"});
+  return {result == ncclRemoteError ? ExitCode::peer : ExitCode::machine, error.what()};
+}
+
+void NcclGroup::check_call(ncclResult_t result, const std::string& call) const {
+  if (result == ncclSuccess || result == ncclInProgress) return;
+  failure_of(call, nccl_text(result, comm_), result).raise();
 }
 
 void NcclGroup::join(const ncclUniqueId& id) {
@@ -80,8 +86,7 @@ void NcclGroup::join(const ncclUniqueId& id) {
   config.blocking = 0;
   config.commName = member_.group.c_str();
   const std::string call = "ncclCommInitRankConfig";
-  const ncclResult_t result = ncclCommInitRankConfig(&comm_, member_.size, id, member_.rank, &config);
-  if (result != ncclSuccess && result != ncclInProgress) throw error(call, nccl_text(result, comm_));
+  check_call(ncclCommInitRankConfig(&comm_, member_.size, id, member_.rank, &config), call);
   settle(call, options_.init_seconds);
 }
 
@@ -90,13 +95,13 @@ void NcclGroup::settle(const std::string& call, double seconds) {
   Backoff backoff;
   while (true) {
     ncclResult_t state = ncclSuccess;
-    const ncclResult_t asked = ncclCommGetAsyncError(comm_, &state);
-    if (asked != ncclSuccess) throw error(call, nccl_text(asked, comm_));
+    check_call(ncclCommGetAsyncError(comm_, &state), call);
+    check_call(state, call);
     if (state == ncclSuccess) return;
-    if (state != ncclInProgress) throw error(call, nccl_text(state, comm_));
     if (monotonic_seconds() > deadline) {
-      throw error(call, "no end after " + std::to_string(static_cast<int64_t>(seconds)) +
-                            " s: another rank is late, or its network can't be reached");
+      const std::string found = "no end after " + std::to_string(static_cast<int64_t>(seconds)) +
+                                " s: another rank is late, or can't be reached through its network";
+      failure_of(call, found, ncclRemoteError).raise();
     }
     backoff.wait();
   }
@@ -142,7 +147,7 @@ void NcclGroup::queue(const NcclCallPtr& work, Stream& caller) {
     }
     result = ncclGroupEnd();
   }
-  if (result != ncclSuccess && result != ncclInProgress) throw error(work->text, nccl_text(result, comm_));
+  check_call(result, work->text);
   settle(work->text, options_.call_seconds);
   queue_last_part(*work, target);
   work->end = stream_->record_time();
@@ -187,13 +192,10 @@ void NcclGroup::poll_locked() {
   try {
     note_progress();
     if (failure_) return;
-    ncclResult_t state = ncclSuccess;
-    const ncclResult_t asked = ncclCommGetAsyncError(comm_, &state);
-    if (asked != ncclSuccess) state = asked;
-    if (state == ncclSuccess || state == ncclInProgress) return;
     const std::string call = under_way_.empty() ? "group " + member_.group : under_way_.front()->text;
-    const MachineError failed = error(call, nccl_text(state, comm_));
-    fail(state == ncclRemoteError ? ExitCode::peer : ExitCode::machine, failed.what());
+    ncclResult_t state = ncclSuccess;
+    check_call(ncclCommGetAsyncError(comm_, &state), call);
+    check_call(state, call);
   } catch (const Error& error) {
     fail(error.code(), error.what());
   }
@@ -253,8 +255,7 @@ void NcclGroup::close(bool abandon) {
   Lock lock(mutex_);
   if (comm_ != nullptr && !abandon) {
     try {
-      const ncclResult_t result = ncclCommFinalize(comm_);
-      if (result != ncclSuccess && result != ncclInProgress) throw error("ncclCommFinalize", nccl_text(result, comm_));
+      check_call(ncclCommFinalize(comm_), "ncclCommFinalize");
       settle("ncclCommFinalize", kLeaveSeconds);
       ncclCommDestroy(comm_);
       comm_ = nullptr;

@@ -54,14 +54,16 @@ class NcclGroup {
 
   void join(const ncclUniqueId& id);
   void queue(const NcclCallPtr& work, Stream& caller);
-  // Asks until NCCL has taken what it was given. Throws MachineError.
+  // Asks until NCCL has taken what it was given. Throws as check_call, and PeerError when that takes too long.
   void settle(const std::string& call, double seconds);
   void poll_locked();
   void note_progress();
   void fail(ExitCode code, const std::string& message);
   void abort_handle();
   double device_seconds(const Event& event);
-  MachineError error(const std::string& call, const std::string& found) const;
+  NcclFailure failure_of(const std::string& call, const std::string& found, ncclResult_t result) const;
+  // Throws MachineError, or PeerError for what another rank has caused.
+  void check_call(ncclResult_t result, const std::string& call) const;
   CudaStream& stream() { return as_cuda(*stream_); }
 
   const NcclMember member_;

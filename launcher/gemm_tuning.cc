@@ -1,0 +1,52 @@
+#include "launcher/gemm_tuning.h"
+
+#include <fstream>
+#include <iterator>
+#include <span>
+
+#include "core/formats/atomic_file.h"
+#include "core/metrics/run_directory.h"
+#include "core/ops/gemm_algorithms.h"
+
+namespace trireme {
+
+namespace {
+
+std::string read_if_there(const std::filesystem::path& file) {
+  std::ifstream in(file, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+// Rank 0's text on all ranks.
+std::string share(RankContext& rank, std::string text) {
+  if (rank.world_size() == 1) return text;
+  Stream& stream = rank.host_stream();
+  int64_t length = std::ssize(text);
+  rank.world().broadcast(Tensor::borrow(&length, {1}, DType::i64), 0, stream)->wait(stream);
+  text.resize(static_cast<size_t>(length));
+  if (length > 0) rank.world().broadcast(Tensor::borrow(text.data(), {length}, DType::u8), 0, stream)->wait(stream);
+  return text;
+}
+
+}  // namespace
+
+void tune_gemms(RankContext& rank, const Config& config, TrainStep& step, Logger& logger) {
+  if (rank.stream().device().type == DeviceType::cpu) return;
+  const std::filesystem::path file = RunDirectory(config.run.dir).gemm_algorithms_file();
+  const std::string recorded = share(rank, rank.is_main() ? read_if_there(file) : "");
+  if (!ops::import_gemm_algorithms(rank.stream(), recorded) && rank.is_main()) {
+    logger.warn(file.string() + " was recorded on another GPU or library: the products are timed again, and the last "
+                "bits of the run change from here on");
+  }
+  // Every rank times what is not recorded yet; rank 0's word counts.
+  step.warm_up(config.batch.micro, config.data.sequence_length, config.data.mask_documents);
+  const std::string chosen = share(rank, rank.is_main() ? ops::export_gemm_algorithms(rank.stream()) : "");
+  ops::import_gemm_algorithms(rank.stream(), chosen);
+  if (!rank.is_main() || chosen == recorded) return;
+  std::filesystem::create_directories(file.parent_path());
+  AtomicFile out(file);
+  out.append(std::as_bytes(std::span(chosen)));
+  out.commit();
+}
+
+}  // namespace trireme

@@ -1,0 +1,242 @@
+#include "tests/emulator/block.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "tests/emulator/poison.h"
+#include "tests/emulator/race.h"
+#include "tests/emulator/switch.h"
+
+__thread uint3 threadIdx;
+__thread uint3 blockIdx;
+__thread dim3 blockDim;
+__thread dim3 gridDim;
+
+namespace emulator {
+
+namespace {
+
+constexpr size_t kMostSharedBytes = 227 << 10;
+constexpr size_t kGuardBytes = 64;  // behind dynamic shared memory, to see that nobody writes there
+
+// So that what a block does depends on nothing but the seed and its number. Never 0.
+uint64_t mix(uint64_t seed, int64_t block) {
+  return ((seed + 1) * 0x9E3779B97F4A7C15ULL ^ static_cast<uint64_t>(block + 2) * 0xD1B54A32D192ED03ULL) | 1;
+}
+
+__thread BlockRunner* running_block __attribute__((tls_model("initial-exec"))) = nullptr;
+
+}  // namespace
+
+}  // namespace emulator
+
+__shared__ __align__(16) unsigned char trireme_dynamic_shared[emulator::kMostSharedBytes + emulator::kGuardBytes];
+
+namespace emulator {
+
+BlockRunner::BlockRunner(bool race_fibers)
+    : race_fibers_(race_fibers), stacks_(kMaxBlockThreads), threads_(new CudaThread[kMaxBlockThreads]) {}
+
+BlockRunner::~BlockRunner() { delete_race_fibers(); }
+
+BlockRunner* BlockRunner::running() { return running_block; }
+
+void BlockRunner::begin(const Grid& grid, Order order, uint64_t seed) {
+  grid_ = &grid;
+  order_ = order;
+  seed_ = seed;
+  random_state_ = mix(seed, -1);
+  num_threads_ = grid.num_threads();
+  ::gridDim = grid.grid;
+  ::blockDim = grid.block;
+  int number = 0;
+  for (unsigned z = 0; z < grid.block.z; ++z) {
+    for (unsigned y = 0; y < grid.block.y; ++y) {
+      for (unsigned x = 0; x < grid.block.x; ++x, ++number) {
+        threads_[number].number = static_cast<uint16_t>(number);
+        threads_[number].index = uint3{x, y, z};
+      }
+    }
+  }
+  make_order(order_of_threads_, num_threads_);
+  const auto shared = reinterpret_cast<uintptr_t>(trireme_dynamic_shared);
+  unpoison(shared, grid.dynamic_bytes + kGuardBytes);
+  fill_unseen(shared + grid.dynamic_bytes, kGuardBytes);
+  poison(shared + grid.dynamic_bytes, sizeof trireme_dynamic_shared - grid.dynamic_bytes);
+}
+
+bool BlockRunner::run(int64_t block) {
+  set_block(block);
+  fill_shared();
+  num_started_ = num_returned_ = num_at_barrier_ = 0;
+  ready_begin_ = ready_end_ = 0;
+  failure_.clear();
+  for (int i = 0; i < num_threads_; ++i) threads_[i].state = ThreadState::unstarted;
+  std::fill_n(waiting_lanes_, (num_threads_ + kWarpLanes - 1) / kWarpLanes, 0u);
+  if (order_ == Order::seeded) {
+    random_state_ = mix(seed_, block);
+    make_order(order_of_threads_, num_threads_);
+  }
+  if (race_fibers_) {
+    main_race_fiber_ = race::current_fiber();
+    begin_token_ = race::new_token();
+    end_token_ = race::new_token();
+    race::release(begin_token_);
+  }
+
+  running_block = this;
+  CudaThread& first = *pick();
+  start(first);
+  make_current(first);
+  emulator_switch(&main_stack_pointer_, first.stack_pointer);
+  running_block = nullptr;
+
+  if (race_fibers_) {
+    race::acquire(end_token_);
+    race::delete_token(begin_token_);
+    race::delete_token(end_token_);
+  }
+  if (failure_.empty() && !shared_end_is_whole()) {
+    failure_ = where() + " writes behind its " + std::to_string(grid_->dynamic_bytes) +
+               " bytes of dynamic shared memory";
+  }
+  if (failure_.empty()) return true;
+  stacks_.take_back();
+  delete_race_fibers();  // they are in the midst of what was given up
+  return false;
+}
+
+void BlockRunner::delete_race_fibers() {
+  for (int i = 0; i < kMaxBlockThreads; ++i) {
+    if (threads_[i].race_fiber != nullptr) race::delete_fiber(threads_[i].race_fiber);
+    threads_[i].race_fiber = nullptr;
+  }
+}
+
+void BlockRunner::set_block(int64_t block) {
+  const uint64_t x = grid_->grid.x;
+  const uint64_t y = grid_->grid.y;
+  const uint64_t b = static_cast<uint64_t>(block);
+  ::blockIdx =
+      uint3{static_cast<unsigned>(b % x), static_cast<unsigned>(b / x % y), static_cast<unsigned>(b / x / y)};
+}
+
+// What a block before left in shared memory must not be of use to anybody.
+void BlockRunner::fill_shared() {
+  for (const SharedVariable& variable : grid_->kernel->shared) {
+    fill_unseen(reinterpret_cast<uintptr_t>(address_of(variable)), variable.bytes);
+  }
+  fill_unseen(reinterpret_cast<uintptr_t>(trireme_dynamic_shared), grid_->dynamic_bytes);
+}
+
+__attribute__((no_sanitize("address"))) bool BlockRunner::shared_end_is_whole() const {
+  const unsigned char* end = trireme_dynamic_shared + grid_->dynamic_bytes;
+  unsigned char all = 0xFF;
+  for (size_t i = 0; i < kGuardBytes; ++i) all &= end[i];
+  return all == 0xFF;
+}
+
+void BlockRunner::start(CudaThread& thread) {
+  if (race_fibers_) {
+    // ThreadSanitizer must see one thread only on a stack.
+    if (thread.race_fiber == nullptr) {
+      thread.race_fiber = race::new_fiber();
+      thread.stack_top = stacks_.take();
+    }
+  } else {
+    thread.stack_top = stacks_.take();
+  }
+  thread.stack_pointer = new_stack_pointer(thread.stack_top, &BlockRunner::fiber_main);
+}
+
+void BlockRunner::make_current(CudaThread& thread) {
+  current_ = &thread;
+  ::threadIdx = thread.index;
+  if (race_fibers_) race::switch_to_fiber(thread.race_fiber);
+}
+
+void BlockRunner::fiber_main() {
+  BlockRunner& block = *running_block;
+  do {
+    if (block.race_fibers_) race::acquire(block.begin_token_);
+    block.grid_->body->run_thread();
+    if (block.race_fibers_) race::release(block.end_token_);
+  } while (block.finish());
+  __builtin_unreachable();
+}
+
+CudaThread* BlockRunner::pick() {
+  const bool some_unstarted = num_started_ < num_threads_;
+  if (ready_begin_ != ready_end_ && !(some_unstarted && order_ == Order::seeded && (random() & 1) != 0)) {
+    return &threads_[ready_[ready_begin_++ % kRing]];
+  }
+  if (some_unstarted) return &threads_[order_of_threads_[num_started_++]];
+  return nullptr;
+}
+
+bool BlockRunner::finish() {
+  CudaThread& me = *current_;
+  me.state = ThreadState::returned;
+  ++num_returned_;
+  CudaThread* next = pick();
+  if (next == nullptr) {
+    if (num_returned_ != num_threads_) deadlock();
+    if (!race_fibers_) stacks_.give(me.stack_top);
+    leave();
+  }
+  if (next->state == ThreadState::unstarted && !race_fibers_) {
+    next->stack_top = me.stack_top;
+    next->state = ThreadState::ready;
+    make_current(*next);
+    return true;
+  }
+  // Nothing uses this stack before it is left.
+  if (!race_fibers_) stacks_.give(me.stack_top);
+  switch_to(me, *next);
+  __builtin_unreachable();
+}
+
+void BlockRunner::wait() {
+  CudaThread& me = *current_;
+  CudaThread* next = pick();
+  if (next == nullptr) deadlock();
+  if (next != &me) switch_to(me, *next);
+}
+
+void BlockRunner::switch_to(CudaThread& me, CudaThread& next) {
+  if (next.state == ThreadState::unstarted) start(next);
+  next.state = ThreadState::ready;
+  make_current(next);
+  emulator_switch(&me.stack_pointer, next.stack_pointer);
+}
+
+void BlockRunner::leave() {
+  if (race_fibers_) race::switch_to_fiber(main_race_fiber_);
+  void* nowhere = nullptr;
+  emulator_switch(&nowhere, main_stack_pointer_);
+  __builtin_unreachable();
+}
+
+void BlockRunner::fail(const std::string& what) {
+  failure_ = where() + ": " + what;
+  leave();
+  __builtin_unreachable();
+}
+
+uint64_t BlockRunner::random() {
+  // xorshift64 (Marsaglia 2003)
+  random_state_ ^= random_state_ << 13;
+  random_state_ ^= random_state_ >> 7;
+  random_state_ ^= random_state_ << 17;
+  return random_state_;
+}
+
+void BlockRunner::make_order(uint16_t* numbers, int count) {
+  for (int i = 0; i < count; ++i) {
+    numbers[i] = static_cast<uint16_t>(order_ == Order::reversed ? count - 1 - i : i);
+  }
+  if (order_ != Order::seeded) return;
+  for (int i = count - 1; i > 0; --i) std::swap(numbers[i], numbers[random() % static_cast<uint64_t>(i + 1)]);
+}
+
+}  // namespace emulator

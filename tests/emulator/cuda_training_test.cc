@@ -1,0 +1,178 @@
+// Whole training runs on emulated GPUs: against the CPU, with NCCL between ranks, with graphs, and what must be the same
+// bits. The tests of tests/parallel/training_test.cc run here as well.
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+#include <set>
+#include <sstream>
+
+#include "checkpoint/checkpoint.h"
+#include "tests/emulator/emulator.h"
+#include "tests/emulator/nvtx_log.h"
+#include "tests/training.h"
+
+namespace trireme {
+namespace {
+
+using testing::read_file;
+using testing::state_hashes;
+using testing::TempDir;
+using testing::tiny_yaml;
+using Hashes = std::map<std::string, std::vector<std::string>>;
+
+class CudaTraining : public ::testing::Test {
+ protected:
+  void SetUp() override { testing::write_corpus(dir_ / "corpus", 20000); }
+  void TearDown() override {
+    emulator::set_order(emulator::Order::forward);
+    emulator::set_memory_limit(int64_t{4} << 30);
+  }
+
+  Config config(const std::string& name, int64_t steps, std::vector<std::string> sets) {
+    sets.push_back("run.dir=" + (dir_ / name));
+    return parse_config(tiny_yaml(dir_, steps), "test", sets);
+  }
+
+  Hashes run(const std::string& name, int64_t steps, int ranks, std::vector<std::string> sets = {}) {
+    testing::train(config(name, steps, std::move(sets)), ranks);
+    return state_hashes(*latest_checkpoint(dir_ / name));
+  }
+
+  std::vector<double> losses(const std::string& name) {
+    std::vector<double> values;
+    std::istringstream lines(read_file(dir_ / name + "/metrics.jsonl"));
+    for (std::string line; std::getline(lines, line);) values.push_back(nlohmann::json::parse(line).at("loss"));
+    return values;
+  }
+
+  void expect_same_losses(const std::string& a, const std::string& b, double tolerance) {
+    const std::vector<double> x = losses(a);
+    const std::vector<double> y = losses(b);
+    ASSERT_EQ(x.size(), y.size());
+    for (size_t i = 0; i < x.size(); ++i) EXPECT_NEAR(x[i], y[i], tolerance) << "step " << i + 1;
+  }
+
+  TempDir dir_;
+};
+
+TEST_F(CudaTraining, HasTheLossesOfTheCpu) {
+  const int64_t launches = emulator::counters().launches;
+  run("cuda", 6, 1);
+  EXPECT_GT(emulator::counters().launches, launches + 100) << "nothing ran on the GPU";
+  run("cpu", 6, 1, {"run.device=cpu"});
+  expect_same_losses("cuda", "cpu", 1e-5);
+}
+
+// The order in which blocks and threads run is not one of the things that a result depends on.
+TEST_F(CudaTraining, SameBitsInAnyOrderOfThreads) {
+  const Hashes forward = run("forward", 3, 1);
+  emulator::set_order(emulator::Order::reversed);
+  EXPECT_EQ(forward, run("reversed", 3, 1));
+  emulator::set_order(emulator::Order::seeded, 7);
+  EXPECT_EQ(forward, run("seeded", 3, 1));
+}
+
+TEST_F(CudaTraining, NcclRanksHaveTheLossesOfOne) {
+  run("one", 5, 1);
+  for (const int ranks : {2, 4}) {
+    const std::string name = "ranks" + std::to_string(ranks);
+    run(name, 5, ranks);
+    expect_same_losses(name, "one", 1e-5);
+  }
+}
+
+TEST_F(CudaTraining, GraphsKeepTheBits) {
+  for (const int ranks : {1, 2}) {
+    const std::string suffix = std::to_string(ranks);
+    const Hashes never = run("never" + suffix, 4, ranks, {"run.cuda_graphs=never"});
+    const int64_t graphs = emulator::counters().graphs;
+    EXPECT_EQ(graphs, 0);
+    EXPECT_EQ(never, run("always" + suffix, 4, ranks, {"run.cuda_graphs=always"}));
+  }
+}
+
+TEST_F(CudaTraining, GemmChoicesAreRecordedAndTakenUpAgain) {
+  run("run", 4, 1, {"checkpoint.every=2"});
+  const std::string file = dir_ / "run/gemm_algorithms.json";
+  const std::string recorded = read_file(file);
+  EXPECT_TRUE(nlohmann::json::parse(recorded).is_object());
+  std::filesystem::remove_all(dir_ / "run/checkpoints/step-00000004");
+  run("run", 4, 1);
+  EXPECT_EQ(read_file(file), recorded);
+}
+
+TEST_F(CudaTraining, AProfilerSeesRangesAndItsWindow) {
+  const emulator::Counters before = emulator::counters();
+  emulator::record_nvtx();
+  run("profiled", 4, 2, {"profile.start=2", "profile.end=3", "profile.trace=" + (dir_ / "trace.json")});
+  const std::vector<emulator::NvtxRange> ranges = emulator::take_nvtx();
+  const emulator::Counters after = emulator::counters();
+  EXPECT_EQ(after.profiler_starts - before.profiler_starts, 1);
+  EXPECT_EQ(after.profiler_stops - before.profiler_stops, 1);
+  std::map<std::string, int> counts;
+  int64_t reduced_bytes = 0;
+  for (const emulator::NvtxRange& range : ranges) {
+    EXPECT_EQ(range.domain, "trireme");
+    ++counts[range.name];
+    if (range.name == "all_reduce") reduced_bytes += range.bytes;
+  }
+  EXPECT_EQ(counts["step"], 8);  // of two ranks
+  for (const char* name : {"microbatch", "forward layer 1", "backward layer 1", "weight layer 1", "optimizer", "data"}) {
+    EXPECT_GE(counts[name], 8) << name;
+  }
+  EXPECT_GT(reduced_bytes, 0);
+  EXPECT_GT(counts["checkpoint"], 0);
+
+  // The file has the device's clock beside the host's.
+  const nlohmann::json trace = nlohmann::json::parse(read_file(dir_ / "trace.json"));
+  std::set<std::string> tracks;
+  for (const auto& event : trace.at("traceEvents")) {
+    if (event.at("name") == "thread_name") tracks.insert(event.at("args").at("name"));
+  }
+  EXPECT_TRUE(tracks.contains("host"));
+  EXPECT_TRUE(tracks.contains("cuda:0"));
+}
+
+TEST_F(CudaTraining, OutOfMemorySaysWhatAndHowMuch) {
+  emulator::set_memory_limit(int64_t{4} << 20);
+  try {
+    run("small", 2, 1, {"model.hidden_size=96", "model.vocab_size=5000", "model.num_hidden_layers=4"});
+    FAIL() << "it fitted";
+  } catch (const MachineError& error) {
+    const std::string text = error.what();
+    EXPECT_NE(text.find("cuda:0 is out of memory"), std::string::npos) << text;
+    EXPECT_NE(text.find("batch.micro"), std::string::npos) << text;
+  }
+}
+
+TEST_F(CudaTraining, MoreRanksThanGpusAreRefused) {
+  emulator::set_num_devices(2);
+  try {
+    run("crowded", 2, 4);
+    ADD_FAILURE() << "it ran";
+  } catch (const MachineError& error) {
+    EXPECT_NE(std::string(error.what()).find("more ranks than GPUs"), std::string::npos) << error.what();
+  }
+  emulator::set_num_devices(8);
+}
+
+TEST_F(CudaTraining, ADriverThatIsTooOldIsNamed) {
+  emulator::set_driver_version(12040);
+  try {
+    run("old", 2, 1, {"run.device=cuda"});
+    ADD_FAILURE() << "it ran";
+  } catch (const MachineError& error) {
+    EXPECT_NE(std::string(error.what()).find("supports CUDA 12.4"), std::string::npos) << error.what();
+    EXPECT_NE(std::string(error.what()).find("needs 13.0"), std::string::npos) << error.what();
+  }
+  emulator::set_driver_version(13000);
+}
+
+TEST_F(CudaTraining, AKernelThatFailsIsNamed) {
+  emulator::fail_next("cudaLaunchKernelEx", cudaErrorLaunchFailure, 40);
+  EXPECT_THROW(run("failed", 2, 1), MachineError);
+  emulator::clear_errors();
+}
+
+}  // namespace
+}  // namespace trireme

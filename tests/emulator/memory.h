@@ -1,0 +1,31 @@
+// Device memory: one range of addresses for each device, cut into allocations. Thread-safe.
+//
+// Every allocation has pages of its own with a gap behind it. New memory holds bytes 0xFF, NaN in every float format;
+// under AddressSanitizer what lies between two allocations is poisoned. Freed pages are inaccessible and their addresses
+// are used again as late as possible.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+namespace emulator {
+
+cudaError_t allocate_device(int device, size_t bytes, void** data);
+// `data` as allocate_device gave it. REQUIRES: no work uses it.
+cudaError_t free_device(void* data);
+size_t free_device_bytes(int device);
+
+int pointer_device(const void* data);                   // -1: none
+bool is_device_range(const void* data, size_t bytes);   // in one living allocation
+// "cuda:0, 64 bytes before an allocation of 4096 bytes"; for reports of faults, so it takes no lock.
+std::string describe_device_address(uintptr_t address);
+
+cudaError_t allocate_pinned(size_t bytes, void** data);
+cudaError_t free_pinned(void* data);
+// Whether [data, data + bytes) is memory of cudaHostAlloc.
+bool is_pinned_range(const void* data, size_t bytes);
+
+}  // namespace emulator
