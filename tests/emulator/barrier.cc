@@ -73,12 +73,12 @@ void BlockRunner::order_accesses(CudaThread* threads, int count, uint32_t mask) 
   for (int pass = 0; pass < 2; ++pass) {
     for (int i = 0; i < count; ++i) {
       if ((mask >> (i % kWarpLanes) & 1) == 0) continue;
-      race::switch_to_fiber(threads[i].race_fiber);
+      switch_race_fiber(threads[i]);
       if (pass == 0) race::release(token);
       if (pass == 1) race::acquire(token);
     }
   }
-  race::switch_to_fiber(current_->race_fiber);
+  switch_race_fiber(*current_);
   race::delete_token(token);
 }
 
@@ -91,7 +91,7 @@ uint64_t BlockRunner::warp_operation(WarpOp op, uint32_t mask, uint64_t value, i
   me.mask = mask;
   me.value = value;
   me.argument = argument;
-  me.width = width;
+  me.width = static_cast<uint8_t>(width);
   if ((mask >> lane & 1) == 0) fail(std::string(name_of(op)) + " of a lane that its mask " + hex(mask) + " leaves out");
   const uint32_t waiting = waiting_lanes_[warp] |= 1u << lane;
   if ((waiting & mask) == mask) {
@@ -137,7 +137,7 @@ void BlockRunner::complete_warp(CudaThread* lanes, uint32_t mask) {
 }
 
 std::string BlockRunner::where() const {
-  return "kernel " + grid_->kernel->name + ", block (" + std::to_string(blockIdx.x) + ", " +
+  return grid_->kernel->name + ", block (" + std::to_string(blockIdx.x) + ", " +
          std::to_string(blockIdx.y) + ", " + std::to_string(blockIdx.z) + ")";
 }
 

@@ -5,7 +5,6 @@
 
 #include "tests/emulator/poison.h"
 #include "tests/emulator/race.h"
-#include "tests/emulator/switch.h"
 
 __thread uint3 threadIdx;
 __thread uint3 blockIdx;
@@ -35,7 +34,10 @@ __shared__ __align__(16) unsigned char trireme_dynamic_shared[emulator::kMostSha
 namespace emulator {
 
 BlockRunner::BlockRunner(bool race_fibers)
-    : race_fibers_(race_fibers), stacks_(kMaxBlockThreads), threads_(new CudaThread[kMaxBlockThreads]) {}
+    : race_fibers_(race_fibers),
+      stacks_(kMaxBlockThreads),
+      threads_(new CudaThread[kMaxBlockThreads]),
+      race_fibers_of_(race_fibers ? new void* [kMaxBlockThreads] {} : nullptr) {}
 
 BlockRunner::~BlockRunner() { delete_race_fibers(); }
 
@@ -107,9 +109,9 @@ bool BlockRunner::run(int64_t block) {
 }
 
 void BlockRunner::delete_race_fibers() {
-  for (int i = 0; i < kMaxBlockThreads; ++i) {
-    if (threads_[i].race_fiber != nullptr) race::delete_fiber(threads_[i].race_fiber);
-    threads_[i].race_fiber = nullptr;
+  for (int i = 0; race_fibers_ && i < kMaxBlockThreads; ++i) {
+    if (race_fibers_of_[i] != nullptr) race::delete_fiber(race_fibers_of_[i]);
+    race_fibers_of_[i] = nullptr;
   }
 }
 
@@ -139,8 +141,8 @@ __attribute__((no_sanitize("address"))) bool BlockRunner::shared_end_is_whole() 
 void BlockRunner::start(CudaThread& thread) {
   if (race_fibers_) {
     // ThreadSanitizer must see one thread only on a stack.
-    if (thread.race_fiber == nullptr) {
-      thread.race_fiber = race::new_fiber();
+    if (race_fibers_of_[thread.number] == nullptr) {
+      race_fibers_of_[thread.number] = race::new_fiber();
       thread.stack_top = stacks_.take();
     }
   } else {
@@ -149,11 +151,7 @@ void BlockRunner::start(CudaThread& thread) {
   thread.stack_pointer = new_stack_pointer(thread.stack_top, &BlockRunner::fiber_main);
 }
 
-void BlockRunner::make_current(CudaThread& thread) {
-  current_ = &thread;
-  ::threadIdx = thread.index;
-  if (race_fibers_) race::switch_to_fiber(thread.race_fiber);
-}
+void BlockRunner::switch_race_fiber(CudaThread& thread) { race::switch_to_fiber(race_fibers_of_[thread.number]); }
 
 void BlockRunner::fiber_main() {
   BlockRunner& block = *running_block;
@@ -163,15 +161,6 @@ void BlockRunner::fiber_main() {
     if (block.race_fibers_) race::release(block.end_token_);
   } while (block.finish());
   __builtin_unreachable();
-}
-
-CudaThread* BlockRunner::pick() {
-  const bool some_unstarted = num_started_ < num_threads_;
-  if (ready_begin_ != ready_end_ && !(some_unstarted && order_ == Order::seeded && (random() & 1) != 0)) {
-    return &threads_[ready_[ready_begin_++ % kRing]];
-  }
-  if (some_unstarted) return &threads_[order_of_threads_[num_started_++]];
-  return nullptr;
 }
 
 bool BlockRunner::finish() {
@@ -196,20 +185,6 @@ bool BlockRunner::finish() {
   __builtin_unreachable();
 }
 
-void BlockRunner::wait() {
-  CudaThread& me = *current_;
-  CudaThread* next = pick();
-  if (next == nullptr) deadlock();
-  if (next != &me) switch_to(me, *next);
-}
-
-void BlockRunner::switch_to(CudaThread& me, CudaThread& next) {
-  if (next.state == ThreadState::unstarted) start(next);
-  next.state = ThreadState::ready;
-  make_current(next);
-  emulator_switch(&me.stack_pointer, next.stack_pointer);
-}
-
 void BlockRunner::leave() {
   if (race_fibers_) race::switch_to_fiber(main_race_fiber_);
   void* nowhere = nullptr;
@@ -220,7 +195,6 @@ void BlockRunner::leave() {
 void BlockRunner::fail(const std::string& what) {
   failure_ = where() + ": " + what;
   leave();
-  __builtin_unreachable();
 }
 
 uint64_t BlockRunner::random() {

@@ -14,6 +14,7 @@
 #include "tests/emulator/emulator.h"
 #include "tests/emulator/kernel_info.h"
 #include "tests/emulator/stacks.h"
+#include "tests/emulator/switch.h"
 
 namespace emulator {
 
@@ -34,22 +35,22 @@ struct Grid {
 
 enum class ThreadState : uint8_t { unstarted, ready, at_barrier, in_warp, returned };
 
-// One CUDA thread of the block that runs.
+// One CUDA thread of the block that runs: one line of the cache.
 struct alignas(64) CudaThread {
   void* stack_pointer;  // while it doesn't run
   char* stack_top;
-  uint3 index;
-  uint16_t number;  // in the block
-  ThreadState state;
   // Of the warp operation that it waits in
-  WarpOp op;
-  uint32_t mask;
-  int argument;
-  int width;
   uint64_t value;   // given
   uint64_t result;  // taken when it goes on
-  void* race_fiber = nullptr;
+  uint32_t mask;
+  int argument;
+  uint3 index;
+  uint16_t number;  // in the block
+  uint8_t width;
+  WarpOp op;
+  ThreadState state;
 };
+static_assert(sizeof(CudaThread) == 64);
 
 class BlockRunner {
  public:
@@ -81,17 +82,18 @@ class BlockRunner {
   bool shared_end_is_whole() const;
   void start(CudaThread& thread);
   void make_current(CudaThread& thread);
-  CudaThread* pick();               // the next to run, null: none can
-  void wait();                      // leaves the running fiber for the next
-  bool finish();                    // the running thread has returned; true: its stack begins with another
+  CudaThread* pick();  // the next to run; null: none can
+  void wait();         // leaves the running fiber for the next
+  bool finish();       // the running thread has returned; true: its stack begins with another
   void switch_to(CudaThread& me, CudaThread& next);
-  void leave();                     // for the host thread's own stack
+  [[noreturn]] void leave();  // for the host thread's own stack
   void complete_barrier();
   void complete_warp(CudaThread* lanes, uint32_t mask);
   void order_accesses(CudaThread* threads, int count, uint32_t mask);
   [[noreturn]] void deadlock();
   void make_order(uint16_t* numbers, int count);
   uint64_t random();
+  void switch_race_fiber(CudaThread& thread);
   void delete_race_fibers();
   void push(const CudaThread& thread) { ready_[ready_end_++ % kRing] = thread.number; }
 
@@ -120,8 +122,38 @@ class BlockRunner {
 
   Stacks stacks_;
   std::unique_ptr<CudaThread[]> threads_;
+  std::unique_ptr<void*[]> race_fibers_of_;  // of each thread, where they are wanted
   uint16_t order_of_threads_[kMaxBlockThreads];
   uint16_t ready_[kRing];
 };
+
+inline void BlockRunner::make_current(CudaThread& thread) {
+  current_ = &thread;
+  ::threadIdx = thread.index;
+  if (race_fibers_) switch_race_fiber(thread);
+}
+
+inline CudaThread* BlockRunner::pick() {
+  const bool some_unstarted = num_started_ < num_threads_;
+  if (ready_begin_ != ready_end_ && !(some_unstarted && order_ == Order::seeded && (random() & 1) != 0)) {
+    return &threads_[ready_[ready_begin_++ % kRing]];
+  }
+  if (some_unstarted) return &threads_[order_of_threads_[num_started_++]];
+  return nullptr;
+}
+
+inline void BlockRunner::switch_to(CudaThread& me, CudaThread& next) {
+  if (next.state == ThreadState::unstarted) start(next);
+  next.state = ThreadState::ready;
+  make_current(next);
+  emulator_switch(&me.stack_pointer, next.stack_pointer);
+}
+
+inline void BlockRunner::wait() {
+  CudaThread& me = *current_;
+  CudaThread* next = pick();
+  if (next == nullptr) deadlock();
+  if (next != &me) switch_to(me, *next);
+}
 
 }  // namespace emulator

@@ -120,7 +120,7 @@ void describe(KernelInfo& info, const void* kernel, const Symbols& symbols) {
     std::snprintf(text, sizeof text, "kernel at %p", kernel);
     info.name = text;
   } else {
-    info.name = readable("_Z" + std::string(own));
+    info.name = "kernel " + readable("_Z" + std::string(own));
   }
   for (const Symbol& variable : symbols.shared) {
     const std::string_view inside = variable.name.substr(3);

@@ -19,7 +19,7 @@ constexpr int kMostStaticBytes = 48 << 10;
 class Launch final : public Operation {
  public:
   Launch(const Grid& grid, std::unique_ptr<const Body> body, int device)
-      : Operation("kernel " + grid.kernel->name, device_bit(device)), grid_(grid), body_(std::move(body)) {
+      : Operation(grid.kernel->name.c_str(), device_bit(device)), grid_(grid), body_(std::move(body)) {
     grid_.body = body_.get();
   }
 
@@ -60,7 +60,7 @@ cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, const B
       return cudaErrorInvalidValue;
     }
     if (info.static_bytes > kMostStaticBytes) {  // nvcc would have refused to compile it
-      std::fprintf(stderr, "emulator: kernel %s has %zu bytes of static shared memory, more than %d\n",
+      std::fprintf(stderr, "emulator: %s has %zu bytes of static shared memory, more than %d\n",
                    info.name.c_str(), info.static_bytes, kMostStaticBytes);
       return cudaErrorInvalidValue;
     }

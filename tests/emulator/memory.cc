@@ -20,33 +20,41 @@ namespace {
 
 constexpr uintptr_t kArenaBytes = uintptr_t{32} << 30;  // addresses of one device
 constexpr uintptr_t kPage = 4096;
+constexpr uintptr_t kHugePage = 2 << 20;
 
 struct Allocation {
   size_t bytes;    // asked for
   uintptr_t end;   // of its pages, gap included
 };
 
+// A type of our own, so that no other code's instrumented std::map is linked in this one's place.
+struct End {
+  uintptr_t end;
+};
+
 struct Arena {
   HiddenMutex mutex;
   std::map<uintptr_t, Allocation> living;      // by address
-  std::map<uintptr_t, uintptr_t> unused;       // ranges, begin -> end
+  std::map<uintptr_t, End> unused;             // ranges, by their begin
   uintptr_t cursor = 0;                        // where the search goes on
   size_t used_bytes = 0;
 };
 
 struct Memory {
   Memory() {
-    void* all = reinterpret_cast<void*>(syscall(SYS_mmap, nullptr, kArenaBytes * kMaxDevices, PROT_NONE,
+    constexpr size_t kBytes = kArenaBytes * kMaxDevices;
+    void* all = reinterpret_cast<void*>(syscall(SYS_mmap, nullptr, kBytes + kHugePage, PROT_NONE,
                                                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
     if (all == MAP_FAILED) {
       std::perror("emulator: mmap of addresses for device memory");
       std::abort();
     }
-    base = reinterpret_cast<uintptr_t>(all);
-    syscall(SYS_madvise, base, kArenaBytes * kMaxDevices, MADV_DONTDUMP);
+    base = (reinterpret_cast<uintptr_t>(all) + kHugePage - 1) / kHugePage * kHugePage;
+    syscall(SYS_madvise, base, kBytes, MADV_DONTDUMP);
+    syscall(SYS_madvise, base, kBytes, MADV_HUGEPAGE);  // less work to open and close
     for (int d = 0; d < kMaxDevices; ++d) {
       arenas[d].cursor = base + static_cast<uintptr_t>(d) * kArenaBytes;
-      arenas[d].unused[arenas[d].cursor] = arenas[d].cursor + kArenaBytes;
+      arenas[d].unused[arenas[d].cursor] = {arenas[d].cursor + kArenaBytes};
     }
   }
 
@@ -83,25 +91,26 @@ std::vector<Span> merged_spans(const Arena& arena) {
 
 // A range of addresses, the first that fits from the cursor on; 0 when there is none.
 uintptr_t take_range(Arena& arena, uintptr_t bytes) {
-  using Place = std::map<uintptr_t, uintptr_t>::iterator;
+  using Place = std::map<uintptr_t, End>::iterator;
   auto take = [&](Place it, uintptr_t at) {
-    const auto [begin, end] = *it;
+    const uintptr_t begin = it->first;
+    const uintptr_t end = it->second.end;
     arena.unused.erase(it);
-    if (begin < at) arena.unused[begin] = at;
-    if (at + bytes < end) arena.unused[at + bytes] = end;
+    if (begin < at) arena.unused[begin] = {at};
+    if (at + bytes < end) arena.unused[at + bytes] = {end};
     arena.cursor = at + bytes;
     return at;
   };
   const Place next = arena.unused.upper_bound(arena.cursor);
   if (next != arena.unused.begin()) {
     const Place around = std::prev(next);
-    if (around->second > arena.cursor && around->second - arena.cursor >= bytes) return take(around, arena.cursor);
+    if (around->second.end > arena.cursor && around->second.end - arena.cursor >= bytes) return take(around, arena.cursor);
   }
   for (Place it = next; it != arena.unused.end(); ++it) {
-    if (it->second - it->first >= bytes) return take(it, it->first);
+    if (it->second.end - it->first >= bytes) return take(it, it->first);
   }
   for (Place it = arena.unused.begin(); it != next; ++it) {
-    if (it->second - it->first >= bytes) return take(it, it->first);
+    if (it->second.end - it->first >= bytes) return take(it, it->first);
   }
   return 0;
 }
@@ -109,13 +118,13 @@ uintptr_t take_range(Arena& arena, uintptr_t bytes) {
 void give_range(Arena& arena, uintptr_t begin, uintptr_t end) {
   auto next = arena.unused.lower_bound(begin);
   if (next != arena.unused.end() && next->first == end) {
-    end = next->second;
+    end = next->second.end;
     next = arena.unused.erase(next);
   }
-  if (next != arena.unused.begin() && std::prev(next)->second == begin) {
-    std::prev(next)->second = end;
+  if (next != arena.unused.begin() && std::prev(next)->second.end == begin) {
+    std::prev(next)->second.end = end;
   } else {
-    arena.unused[begin] = end;
+    arena.unused[begin] = {end};
   }
 }
 

@@ -45,10 +45,13 @@ class Wait final : public Operation {
 
 class HostCall final : public Operation {
  public:
-  HostCall(const char* name, std::function<void()> call) : Operation(name, kAllDevices), call_(std::move(call)) {}
+  HostCall(const char* name, std::function<void()> call)
+      : Operation("", kAllDevices), own_name_(name), call_(std::move(call)) {}
   void run(StreamThread&) override { call_(); }
+  const char* name() const override { return own_name_.c_str(); }
 
  private:
+  std::string own_name_;
   std::function<void()> call_;
 };
 

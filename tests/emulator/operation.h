@@ -58,17 +58,18 @@ class Ref {
 
 class Operation {
  public:
-  Operation(std::string name, DeviceMask devices) : name_(std::move(name)), devices_(devices) { }
+  // `name` outlives the operation.
+  Operation(const char* name, DeviceMask devices) : name_(name), devices_(devices) {}
   virtual ~Operation() = default;
   // On a stream's thread. May throw OperationFailed. More than once, in a graph.
   virtual void run(StreamThread& thread) = 0;
   // Runs even when the device has failed, so that nobody waits for ever.
   virtual bool always() const { return false; }
-  const std::string& name() const { return name_; }
+  virtual const char* name() const { return name_; }  // for reports
   DeviceMask devices() const { return devices_; }  // whose memory it touches
 
  private:
-  std::string name_;
+  const char* name_;
   DeviceMask devices_;
 };
 

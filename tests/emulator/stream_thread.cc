@@ -89,7 +89,6 @@ bool StreamThread::take_batch(std::vector<std::unique_ptr<Operation>>& batch) {
       stream.sleeping = patient;
     }
     if (patient) {
-      access_.drop();
       futex_wait(stream.wake, seen);
     } else {
       for (int i = 0; i < kSpins && stream.wake.load(std::memory_order_relaxed) == seen; ++i) __builtin_ia32_pause();
@@ -106,18 +105,24 @@ void StreamThread::serve_stream() {
       operation.reset();
       race::release(stream_->done_token);
       tallies().operations.fetch_add(1, std::memory_order_relaxed);
+      // Whoever has waited for the last operation finds device memory closed.
+      if (&operation == &batch.back() && queue_is_empty()) access_.drop();
       stream_->done.advance();
     }
     batch.clear();
   }
-  access_.drop();
+}
+
+bool StreamThread::queue_is_empty() {
+  HiddenLock lock(stream_->mutex);
+  return stream_->queue.empty();
 }
 
 void StreamThread::run(Operation& operation) {
   if (device_error(stream_->device) != cudaSuccess && !operation.always()) return;
   {
     HiddenLock lock(stream_->mutex);
-    stream_->running = &operation.name();
+    stream_->running = operation.name();
   }
   access_.set(operation.devices());
   try {

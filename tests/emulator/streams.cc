@@ -34,7 +34,7 @@ std::string describe_streams() {
     const uint64_t left = stream->num_submitted - stream->done.value();
     if (left == 0) continue;
     text += "\n  cuda:" + std::to_string(stream->device) + ", stream " + std::to_string(stream->number) + ": ";
-    text += stream->running != nullptr ? *stream->running : "between two operations";
+    text += stream->running != nullptr ? stream->running : "between two operations";
     if (!stream->waits_for.empty()) text += ", waits for " + stream->waits_for;
     text += "; " + std::to_string(left) + " operations not done";
   }
@@ -85,6 +85,14 @@ bool any_capture(int device) {
   for (const Ref<Stream>& stream : living_streams()) {
     HiddenLock lock(stream->mutex);
     if (stream->device == device && stream->capture) return true;
+  }
+  return false;
+}
+
+bool any_strict_capture(int device) {
+  for (const Ref<Stream>& stream : living_streams()) {
+    HiddenLock lock(stream->mutex);
+    if (stream->device == device && stream->capture && !stream->capture_relaxed) return true;
   }
   return false;
 }

@@ -9,7 +9,7 @@
 
 namespace emulator {
 
-enum class WarpOp : uint32_t { none, sync, shuffle, shuffle_xor, shuffle_up, shuffle_down, ballot };
+enum class WarpOp : uint8_t { none, sync, shuffle, shuffle_xor, shuffle_up, shuffle_down, ballot };
 
 void block_barrier();
 // Waits for all lanes of `mask`. `value` is this lane's; the result is that of the lane that the operation names with
