@@ -98,8 +98,10 @@ class Clique {
 std::vector<Clique*> all_cliques();
 Clique* make_clique(int size, const std::string& name);
 
-// Counts what happens to launches; a launch that waits looks at it.
-int64_t nccl_progress();
+// What happens anywhere is counted: launches begin and end, operations of streams end. A launch that sees nothing happen
+// for nccl_patience() seconds is stuck.
+void count_nccl_progress();
+int64_t all_progress();
 double nccl_patience();
 
 }  // namespace emulator
