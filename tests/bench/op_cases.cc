@@ -274,7 +274,7 @@ class ModelCases {
       Tensor dweight = o.write({hidden_}, DType::f32);
       Tensor dbias = layer_norm_ ? o.write({hidden_}, DType::f32) : Tensor{};
       return [=](Stream& s) mutable {
-        ops::norm_backward(s, dy, x, weight, st, dx, /*accumulate_dx=*/true, dweight, dbias);
+        ops::norm_backward(s, dy, x, weight, st, /*residual=*/dx, dx, dweight, dbias);
       };
     });
   }
