@@ -2,15 +2,12 @@
 
 #include <algorithm>
 #include <chrono>
-#include <mutex>
 
 #include "tests/emulator/nccl_member.h"
 
 namespace emulator {
 
 namespace {
-
-using Lock = std::unique_lock<HiddenMutex>;
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
@@ -24,7 +21,7 @@ Clique::Clique(int size, std::string name) : size_(size), name_(std::move(name))
 }
 
 std::string Clique::join(int rank, int device) {
-  Lock lock(mutex_);
+  NcclLock lock(mutex_);
   Member& me = *members_[static_cast<size_t>(rank)];
   if (me.joined) return "rank " + std::to_string(rank) + " is there already";
   me.joined = true;
@@ -40,12 +37,12 @@ std::string Clique::join(int rank, int device) {
 }
 
 bool Clique::complete() {
-  Lock lock(mutex_);
+  NcclLock lock(mutex_);
   return std::all_of(members_.begin(), members_.end(), [](const auto& member) { return member->joined; });
 }
 
 std::pair<ncclResult_t, std::string> Clique::failure(int rank) {
-  Lock lock(mutex_);
+  NcclLock lock(mutex_);
   const Member& me = *members_[static_cast<size_t>(rank)];
   if (me.failure != ncclSuccess) return {me.failure, me.failure_text};
   return {failure_, failure_text_};
@@ -56,7 +53,7 @@ bool Clique::over(const Member& member) const {
 }
 
 void Clique::run(int rank, const NcclLaunch& launch) {
-  Lock lock(mutex_);
+  NcclLock lock(mutex_);
   Member& me = *members_[static_cast<size_t>(rank)];
   while (me.in_launch && !over(me)) changed_.wait(mutex_);
   if (over(me)) return;
@@ -111,7 +108,10 @@ void Clique::meet(Member& me, const NcclOp& op) {
     meeting.running = true;
     mutex_.unlock();
     meeting.arrived.acquire();
-    run_collective(meeting.ops);
+    {
+      const race::Seen seen;
+      run_collective(meeting.ops);
+    }
     meeting.finished.release();
     mutex_.lock();
     meeting.done = true;
@@ -148,7 +148,10 @@ void Clique::post(int rank, const NcclOp& op, std::deque<Post>& mine) {
   other.copying = true;
   mutex_.unlock();
   other.posted.acquire();
-  run_transfer(sends ? op : other.op, sends ? other.op : op);
+  {
+    const race::Seen seen;
+    run_transfer(sends ? op : other.op, sends ? other.op : op);
+  }
   other.finished.release();
   mutex_.lock();
   post.done = true;
@@ -181,14 +184,14 @@ void Clique::wait(Member& me, Done done) {
 }
 
 void Clique::abort(int rank, bool seen) {
-  Lock lock(mutex_);
+  NcclLock lock(mutex_);
   members_[static_cast<size_t>(rank)]->aborted = true;
   if (seen) fail_locked(ncclRemoteError, "rank " + std::to_string(rank) + " of " + name_ + " has aborted");
   changed_.notify_all();
 }
 
 void Clique::fail(ncclResult_t result, const std::string& text) {
-  Lock lock(mutex_);
+  NcclLock lock(mutex_);
   fail_locked(result, text);
 }
 
@@ -201,7 +204,7 @@ void Clique::fail_locked(ncclResult_t result, const std::string& text) {
 }
 
 void Clique::fail_rank(int rank, ncclResult_t result, const std::string& text) {
-  Lock lock(mutex_);
+  NcclLock lock(mutex_);
   Member& me = *members_[static_cast<size_t>(rank)];
   me.failure = result;
   me.failure_text = text;
@@ -209,12 +212,12 @@ void Clique::fail_rank(int rank, ncclResult_t result, const std::string& text) {
 }
 
 void Clique::add_outstanding(int rank, int count) {
-  Lock lock(mutex_);
+  NcclLock lock(mutex_);
   members_[static_cast<size_t>(rank)]->num_outstanding += count;
 }
 
 int Clique::outstanding(int rank) {
-  Lock lock(mutex_);
+  NcclLock lock(mutex_);
   return members_[static_cast<size_t>(rank)]->num_outstanding;
 }
 

@@ -15,6 +15,8 @@
 #include <utility>
 #include <vector>
 
+#include "tests/emulator/hidden.h"
+#include "tests/emulator/race.h"
 #include "tests/emulator/stream.h"
 
 namespace emulator {
@@ -41,6 +43,16 @@ using NcclLaunch = std::vector<NcclOp>;
 // Does a collective: ops[r] is rank r's. Instrumented.
 void run_collective(const std::vector<NcclOp>& ops);
 void run_transfer(const NcclOp& send, const NcclOp& recv);
+
+// Holds a mutex. What its thread does meanwhile is out of ThreadSanitizer's sight, but for what a race::Seen covers.
+class NcclLock {
+ public:
+  explicit NcclLock(HiddenMutex& mutex) : lock_(mutex) {}
+
+ private:
+  race::Ignored ignored_;
+  HiddenLock lock_;
+};
 
 class Clique {
  public:

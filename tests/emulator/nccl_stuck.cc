@@ -1,7 +1,6 @@
 // When launches of the emulated NCCL wait in vain: how that is found, and what is said then.
 #include <algorithm>
 #include <atomic>
-#include <mutex>
 
 #include "tests/emulator/emulator.h"
 #include "tests/emulator/nccl.h"
@@ -10,8 +9,6 @@
 namespace emulator {
 
 namespace {
-
-using Lock = std::unique_lock<HiddenMutex>;
 
 // All cliques of the process.
 struct World {
@@ -41,13 +38,13 @@ double nccl_patience() { return patience.load(); }
 void set_nccl_patience(double seconds) { patience.store(seconds); }
 
 std::vector<Clique*> all_cliques() {
-  Lock lock(world().mutex);
+  NcclLock lock(world().mutex);
   return world().cliques;
 }
 
 Clique* make_clique(int size, const std::string& name) {
   auto* clique = new Clique(size, name);
-  Lock lock(world().mutex);
+  NcclLock lock(world().mutex);
   world().cliques.push_back(clique);
   return clique;
 }
@@ -109,7 +106,7 @@ std::string Clique::waiting() const {
 
 // Nothing has moved anywhere: whoever waits, waits in vain. All at once, or the first to be ended would free others.
 void Clique::give_up(int64_t seen) {
-  Lock lock(reporting());
+  NcclLock lock(reporting());
   if (all_progress() != seen) return;
   const std::vector<Clique*> cliques = all_cliques();
   for (Clique* clique : cliques) clique->mutex_.lock();
