@@ -122,7 +122,7 @@ def op_rows(case):
         roof = op["flops"] / product if op["kind"] == "gemm" else op["bytes"] / copy
         if op["kind"] == "attention":
             roof = max(roof, op["flops"] / product)
-        rate = (f"{op["flops"] / op["seconds"] * 1e-12:.3g} TFLOP/s" if op["flops"] else
+        rate = (f"{op['flops'] / op['seconds'] * 1e-12:.3g} TFLOP/s" if op["flops"] else
                 f"{op['bytes'] / op['seconds'] * 1e-9:,.0f} GB/s")
         rows.append(dict(name=op["op"], kind=op["kind"], shape=op["shape"], times=times, ms=1e3 * times * op["seconds"],
                          roof=1e3 * times * roof, rate=rate, share=roof / op["seconds"],

@@ -64,6 +64,10 @@ StepRunner::StepRunner(RankContext& rank, const Config& config)
       model_(rank.stream(), config.model, precision_.model_options(config.data.sequence_length)) {
   model_.initialize(rank.stream(), static_cast<uint64_t>(config.run.seed));
   step_ = std::make_unique<TrainStep>(rank.stream(), rank.data(), model_, config);
+  // As the trainer does before the first step: libraries choose algorithms.
+  if (rank.stream().asynchronous()) {
+    step_->warm_up(local_batch_ / num_microbatches_, sequence_, config.data.mask_documents);
+  }
 }
 
 void StepRunner::draw_tokens() {

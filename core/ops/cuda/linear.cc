@@ -84,12 +84,14 @@ void linear_backward_weight(Stream& stream, const Tensor& dy, const Tensor& x, T
   // bf16 they would be rounded twice.
   const bool can_be_fused = !accumulate || dbias.dtype() == DType::f32;
   Tensor sums = accumulate ? Tensor::empty(stream, dbias.shape(), DType::f32, MemoryTag::workspace) : dbias;
-  if (can_be_fused && try_gemm(stream, {.a = transposed(dy),
-                                        .b = plain(x),
-                                        .c = dweight,
-                                        .accumulate = accumulate,
-                                        .epilogue = Epilogue::row_sums,
-                                        .vector = sums})) {
+  const GemmCall product{.a = transposed(dy), .b = plain(x), .c = dweight, .accumulate = accumulate};
+  const GemmCall fused{.a = product.a,
+                       .b = product.b,
+                       .c = dweight,
+                       .accumulate = accumulate,
+                       .epilogue = Epilogue::row_sums,
+                       .vector = sums};
+  if (can_be_fused && try_fused_gemm(stream, fused, product, [&] { column_sums(stream, dy, /*accumulate=*/false, sums); })) {
     if (accumulate) cuda::accumulate(stream, sums, dbias, /*accumulate=*/true);
     return;
   }
@@ -99,13 +101,19 @@ void linear_backward_weight(Stream& stream, const Tensor& dy, const Tensor& x, T
 
 void linear_gelu_forward(Stream& stream, const Tensor& x, const Tensor& weight, const Tensor& bias, ops::Gelu kind,
                          Tensor& up, Tensor& y, bool& keep_y) {
+  const GemmCall fused{.a = plain(x),
+                       .b = transposed(weight),
+                       .c = y,
+                       .epilogue = bias.defined() ? Epilogue::gelu_bias : Epilogue::gelu,
+                       .vector = bias,
+                       .aux = up};
+  const GemmCall product{.a = fused.a,
+                         .b = fused.b,
+                         .c = up,
+                         .epilogue = bias.defined() ? Epilogue::bias : Epilogue::none,
+                         .vector = bias};
   keep_y = gelu_can_be_fused(up, kind) &&
-           try_gemm(stream, {.a = plain(x),
-                             .b = transposed(weight),
-                             .c = y,
-                             .epilogue = bias.defined() ? Epilogue::gelu_bias : Epilogue::gelu,
-                             .vector = bias,
-                             .aux = up});
+           try_fused_gemm(stream, fused, product, [&] { cuda::gelu_forward(stream, up, kind, y); });
   if (keep_y) return;
   linear_forward(stream, x, weight, bias, up);
   cuda::gelu_forward(stream, up, kind, y);
@@ -113,9 +121,10 @@ void linear_gelu_forward(Stream& stream, const Tensor& x, const Tensor& weight, 
 
 void linear_gelu_backward_input(Stream& stream, const Tensor& dy, const Tensor& weight, const Tensor& up,
                                 ops::Gelu kind, Tensor& dup) {
+  const GemmCall product{.a = plain(dy), .b = plain(weight), .c = dup};
+  const GemmCall fused{.a = product.a, .b = product.b, .c = dup, .epilogue = Epilogue::gelu_gradient, .aux = up};
   if (gelu_can_be_fused(up, kind) &&
-      try_gemm(stream,
-               {.a = plain(dy), .b = plain(weight), .c = dup, .epilogue = Epilogue::gelu_gradient, .aux = up})) {
+      try_fused_gemm(stream, fused, product, [&] { cuda::gelu_backward(stream, dup, up, kind, dup); })) {
     return;
   }
   linear_backward_input(stream, dy, weight, dup, /*accumulate=*/false);
