@@ -63,6 +63,14 @@ TEST_F(CudaTraining, HasTheLossesOfTheCpu) {
   expect_same_losses("cuda", "cpu", 1e-5);
 }
 
+// The same draws, so that only the arithmetic before the rounding differs.
+TEST_F(CudaTraining, HasTheLossesOfTheCpuWithEverythingInBf16) {
+  const std::string precision = "precision={compute: bf16, master: none, gradients: bf16, optimizer_states: bf16}";
+  run("cuda", 10, 1, {precision});
+  run("cpu", 10, 1, {precision, "run.device=cpu"});
+  expect_same_losses("cuda", "cpu", 2e-3);
+}
+
 // The order in which blocks and threads run is not one of the things that a result depends on.
 TEST_F(CudaTraining, SameBitsInAnyOrderOfThreads) {
   const Hashes forward = run("forward", 3, 1);

@@ -52,6 +52,7 @@ struct Update {
 
   template <int kN>
   __device__ void run(int64_t i) const {
+    const Old<kN> old = load_old<kN>(i);  // under way while the range is looked up
     if (*non_finite != 0) return;
     const int64_t found = ops::find_range(ranges, num_ranges, i);
     if (found == num_ranges) return;
@@ -64,24 +65,37 @@ struct Update {
         return;
       }
     }
-    move<kN>(i, range);
+    move<kN>(i, range, old);
   }
 
  private:
+  using Weight = std::conditional_t<kRoundsWeight, bf16, float>;  // the one that is read
+
   template <int kN>
-  __device__ __forceinline__ void move(int64_t i, const UpdateRange& range) const {
+  struct Old {
+    Raw<Grad, kN> grad;
+    Raw<Weight, kN> weight;
+    Raw<Moment, kN> m, v;
+  };
+
+  template <int kN>
+  __device__ __forceinline__ Old<kN> load_old(int64_t i) const {
+    if constexpr (kRoundsWeight) {
+      return {load_raw<kN>(grad + i), load_raw<kN>(weight + i), load_raw<kN>(m + i), load_raw<kN>(v + i)};
+    } else {
+      return {load_raw<kN>(grad + i), load_raw<kN>(master + i), load_raw<kN>(m + i), load_raw<kN>(v + i)};
+    }
+  }
+
+  template <int kN>
+  __device__ __forceinline__ void move(int64_t i, const UpdateRange& range, const Old<kN>& old) const {
     math::AdamWStep now = constants;
     if (range.decays == 0) now.decay = 0;
     const float clip = *clip_factor;
-    const Floats<kN> g = load<kN>(grad + i);
-    Floats<kN> w;
-    if constexpr (kRoundsWeight) {
-      w = load<kN>(weight + i);
-    } else {
-      w = load<kN>(master + i);
-    }
-    Floats<kN> m_new = load<kN>(m + i);
-    Floats<kN> v_new = load<kN>(v + i);
+    const Floats<kN> g = widen(old.grad);
+    Floats<kN> w = widen(old.weight);
+    Floats<kN> m_new = widen(old.m);
+    Floats<kN> v_new = widen(old.v);
 #pragma unroll
     for (int j = 0; j < kN; ++j) {
       const math::AdamWState s = math::adamw(now, g.x[j] * clip, {w.x[j], m_new.x[j], v_new.x[j]});
