@@ -61,11 +61,8 @@ def parse_options():
 
 
 def make_steps(options, runner, work):
-    def gpus_of(_):
-        found = runner.results.get("the program sees the GPU", {}).get("data", {}).get("gpus", 1)
-        return found
     by_part = dict(tests=correctness_steps.steps(),
-                   training=training_steps.steps(runner, work, options.device, options.tiny, gpus_of),
+                   training=training_steps.steps(runner, work, options.device, options.tiny),
                    sanitizer=sanitizer_steps.steps(runner, work, options.device), bench=bench_steps.steps(options))
     return [step for part in report.PARTS if part in options.parts for step in by_part[part]
             if options.only in step.name]

@@ -6,7 +6,7 @@ import pathlib
 import random
 import shutil
 
-from correctness_steps import MPI_VARIABLES
+from correctness_steps import MPI_VARIABLES, doctor
 from runner import FAILED, NOT_POSSIBLE, Outcome, Step, tail
 
 STEPS = 40
@@ -131,13 +131,13 @@ def resume_and_repeat(runs, name, sets):
     return body
 
 
-def several_ranks(runs, gpus_of):
+def several_ranks(runs):
     """Two or more ranks have the losses of one: NCCL with a GPU for each, or MPI on a GPU that they share."""
     def body(runner, timeout):
         mpirun = shutil.which("mpirun")
         if not mpirun:
             raise Outcome(NOT_POSSIBLE, "mpirun was not found (openmpi-bin)")
-        gpus = gpus_of(runner)
+        gpus = doctor(runner, timeout)[1]["gpus"]
         ranks, backend = (min(gpus, 4), "nccl") if gpus > 1 else (2, "mpi")
         sets = ["precision.compute=fp32", "batch.micro=4"]
         one = runs.on_gpu("one-rank", sets, timeout)
@@ -152,7 +152,7 @@ def several_ranks(runs, gpus_of):
     return body
 
 
-def steps(runner, folder, device, tiny, gpus_of):
+def steps(runner, folder, device, tiny):
     runs = Runs(runner, folder, device, TINY if tiny else SMALL)
     return [
         Step("losses beside the CPU's", "training", 300, 30, compare_losses(runs)),
@@ -163,5 +163,5 @@ def steps(runner, folder, device, tiny, gpus_of):
         Step("resumed and repeated, everything in bf16", "training", 180, 30,
              resume_and_repeat(runs, "repeat-all-bf16", ["precision.compute=bf16", "precision.master=none",
                                                          "precision.gradients=bf16", "precision.optimizer_states=bf16"])),
-        Step("several ranks have the losses of one", "training", 180, 30, several_ranks(runs, gpus_of)),
+        Step("several ranks have the losses of one", "training", 180, 30, several_ranks(runs)),
     ]
