@@ -1,7 +1,8 @@
 // Sleeping and waking without a trace for ThreadSanitizer, below HiddenMutex and HiddenCondition of stream.h.
 //
 // All files of the emulator that are listed in CMakeLists.txt as hidden are compiled without the sanitizer's
-// instrumentation, and use neither std::mutex nor anything else that it intercepts to order threads.
+// instrumentation, and use neither std::mutex nor anything else that it intercepts to order threads. What they do under
+// a HiddenMutex isn't looked at at all (race.h).
 #pragma once
 
 #include <atomic>

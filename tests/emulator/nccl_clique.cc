@@ -33,18 +33,6 @@ double now() { return std::chrono::duration<double>(std::chrono::steady_clock::n
 
 int64_t world_progress() { return progress.load() + counters().operations; }
 
-// Nothing has moved anywhere: whoever waits, waits in vain.
-void give_up(int64_t seen) {
-  Lock lock(world().reporting);
-  if (world_progress() != seen) return;
-  std::string text = "deadlock: no operation has finished for " + std::to_string(patience.load()) + " s";
-  for (Clique* clique : all_cliques()) text += clique->waiting();
-  progress.fetch_add(1);
-  for (Clique* clique : all_cliques()) {
-    if (!clique->waiting().empty()) clique->fail(ncclInternalError, text);
-  }
-}
-
 }  // namespace
 
 int64_t nccl_progress() { return progress.load(); }
@@ -310,8 +298,7 @@ std::string Clique::describe(const Member& member) const {
   return text;
 }
 
-std::string Clique::waiting() {
-  Lock lock(mutex_);
+std::string Clique::waiting() const {
   std::string text;
   for (const auto& member : members_) {
     if (!member->waits || needs(*member).empty()) continue;
@@ -319,6 +306,23 @@ std::string Clique::waiting() {
     for (const int r : needs(*member)) text += " " + std::to_string(r);
   }
   return text;
+}
+
+// Nothing has moved anywhere: whoever waits, waits in vain. All at once, or the first to be ended would free others.
+void Clique::give_up(int64_t seen) {
+  Lock reporting(world().reporting);
+  if (world_progress() != seen) return;
+  const std::vector<Clique*> cliques = all_cliques();
+  for (Clique* clique : cliques) clique->mutex_.lock();
+  std::string text = "deadlock: no operation has finished for " + std::to_string(patience.load()) + " s";
+  std::vector<Clique*> stuck;
+  for (Clique* clique : cliques) {
+    const std::string waits = clique->waiting();
+    text += waits;
+    if (!waits.empty()) stuck.push_back(clique);
+  }
+  for (Clique* clique : stuck) clique->fail_locked(ncclInternalError, text);
+  for (Clique* clique : cliques) clique->mutex_.unlock();
 }
 
 void Clique::abort(int rank, bool seen) {

@@ -66,9 +66,6 @@ class Clique {
   void add_outstanding(int rank, int count);
   int outstanding(int rank);
 
-  // A line for every rank that waits; empty when none does.
-  std::string waiting();
-
  private:
   struct Meeting;
   struct Post;
@@ -81,6 +78,8 @@ class Clique {
   bool over(const Member& member) const;
   void fail_locked(ncclResult_t result, const std::string& text);
   void find_circle(int from);
+  static void give_up(int64_t seen);
+  std::string waiting() const;  // each rank that waits, and for whom; empty when none does
   std::vector<int> needs(const Member& member) const;
   std::string describe(const Member& member) const;
 

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <barrier>
 #include <chrono>
 #include <string>
 #include <thread>
@@ -107,9 +108,12 @@ TEST(NcclFailures, GroupsInOppositeOrderAreADeadlock) {
 
 TEST(NcclFailures, AnErrorOfNcclNamesTheRankAndTheCall) {
   emulator::nccl_fail_next(/*rank=*/1, ncclSystemError, "the network is down", /*skip=*/1);
-  run_nccl_ranks(2, [](Communicator& comm, Stream& stream) {
+  std::barrier<> both(2);
+  run_nccl_ranks(2, [&](Communicator& comm, Stream& stream) {
     const Tensor t = make_blank(stream, 10, DType::f32);
-    comm.all_reduce(t, ReduceOp::sum, stream)->wait(stream);
+    const WorkHandle good = comm.all_reduce(t, ReduceOp::sum, stream);
+    EXPECT_EQ(failure_of(good, stream), "nothing was thrown");
+    both.arrive_and_wait();
     const WorkHandle work = comm.all_reduce(t, ReduceOp::max, stream);
     const std::string text = failure_of(work, stream);
     if (comm.rank() == 1) {

@@ -17,6 +17,11 @@ void acquire(void* token);
 char* new_token();
 void delete_token(char* token);
 
+// Between these, nested or not, a thread's own accesses and allocations aren't looked at: functions that are
+// intercepted (memcpy, operator delete) are seen in files without instrumentation too.
+void hide();
+void show();
+
 // Threads of a block. Switching orders nothing.
 void* new_fiber();
 void delete_fiber(void* fiber);

@@ -7,6 +7,8 @@ void release(void*) {}
 void acquire(void*) {}
 char* new_token() { return nullptr; }
 void delete_token(char*) {}
+void hide() {}
+void show() {}
 void* new_fiber() { return nullptr; }
 void delete_fiber(void*) {}
 void* current_fiber() { return nullptr; }

@@ -190,27 +190,44 @@ bool NcclGroup::poll() {
 void NcclGroup::poll_locked() {
   if (failure_ || comm_ == nullptr) return;
   try {
-    note_progress();
-    if (failure_) return;
-    const std::string call = under_way_.empty() ? "group " + member_.group : under_way_.front()->text;
+    // Calls also end when NCCL gives them up, and it tells of that before they do: what had ended before the question
+    // whether all is well, has ended well.
+    size_t num_ended = 0;
+    while (num_ended < under_way_.size() && under_way_[num_ended]->end->done()) ++num_ended;
     ncclResult_t state = ncclSuccess;
+    const std::string call = under_way_.empty() ? "group " + member_.group : under_way_.front()->text;
     check_call(ncclCommGetAsyncError(comm_, &state), call);
     check_call(state, call);
+    note_ends(num_ended);
+    note_start();
+    last_poll_ = monotonic_seconds();
   } catch (const Error& error) {
     fail(error.code(), error.what());
   }
 }
 
-void NcclGroup::note_progress() {
+void NcclGroup::note_start() {
+  if (under_way_.empty()) return;
+  NcclCall& front = *under_way_.front();
   const double now = monotonic_seconds();
-  while (!under_way_.empty()) {
+  if (!front.started) {
+    if (!front.start->done()) return;
+    front.started = true;
+    front.turn_seconds = now;
+    for (const int64_t id : front.record_ids) recorder_.mark_started(id, device_seconds(*front.start));
+  }
+  if (options_.call_seconds <= 0 || now - front.turn_seconds < options_.call_seconds) return;
+  throw PeerError({.what = front.text + " on group " + member_.group + " is unfinished after " +
+                           std::to_string(static_cast<int64_t>(now - front.turn_seconds)) +
+                           " s; another rank is late or gone"});
+}
+
+void NcclGroup::note_ends(size_t count) {
+  for (size_t i = 0; i < count; ++i) {
     NcclCall& front = *under_way_.front();
-    if (!front.started && front.start->done()) {
-      front.started = true;
-      front.turn_seconds = now;
+    if (!front.started) {
       for (const int64_t id : front.record_ids) recorder_.mark_started(id, device_seconds(*front.start));
     }
-    if (!front.end->done()) break;
     const double end = device_seconds(*front.end);
     for (const int64_t id : front.record_ids) recorder_.mark_finished(id, end);
     clock_event_ = front.end;
@@ -219,13 +236,6 @@ void NcclGroup::note_progress() {
     front.release_tensors();
     under_way_.pop_front();
   }
-  last_poll_ = now;
-  if (under_way_.empty() || options_.call_seconds <= 0) return;
-  const NcclCall& front = *under_way_.front();
-  if (!front.started || now - front.turn_seconds < options_.call_seconds) return;
-  fail(ExitCode::peer, front.text + " on group " + member_.group + " is unfinished after " +
-                           std::to_string(static_cast<int64_t>(now - front.turn_seconds)) +
-                           " s; another rank is late or gone");
 }
 
 // The event's time by the device's clock, held to when the host can have seen it.
@@ -236,6 +246,7 @@ double NcclGroup::device_seconds(const Event& event) {
 
 void NcclGroup::fail(ExitCode code, const std::string& message) {
   failure_ = NcclFailure{code, message};
+  told_ = !under_way_.empty();
   abort_handle();
   for (const NcclCallPtr& call : under_way_) {
     call->failure = *failure_;
