@@ -173,8 +173,10 @@ def op_table(case):
                       f"{100 * roof / (1e3 * ours['seconds']):.0f} %", f"{1e3 * ours['seconds'] - roof:.1f}"))
     share = f" ({100 * product / peak:.0f} % of the data sheet's)" if peak else ""
     head = ("op", "shape", "in a step", "ms", "at the ceilings", "rate", "of the ceiling", "ms lost")
+    device = case["ops"][0]
     return ["", f"{case['model']}, {case['contract']}: ceilings measured here are {copy * 1e-9:,.0f} GB/s of a copy, read "
-            f"and written, and {product * 1e-12:.3g} TFLOP/s of a {case['ops'][0]['dtype']} product{share}. Each op by itself:",
+            f"and written, and {product * 1e-12:.3g} TFLOP/s of a {device['dtype']} product{share}. "
+            f"Attention runs on {device.get('attention', '?')}. Each op by itself:",
             "", *table(head, cells)]
 
 

@@ -52,6 +52,9 @@ def judge(case, late):
     if late:
         case["errors"]["time"] = late.detail
     parts = [f"{lane['label']} {lane['tokens_per_second']:,.0f} tokens/s" for lane in case["lanes"]]
+    attention = (case.get("ops") or [{}])[0].get("attention", "cuDNN")
+    if "cuDNN" != attention:
+        parts.append(f"attention on {attention}")
     parts += [f"{label}: {text.splitlines()[-1].strip()}" for label, text in case["errors"].items()]
     if not any(lane["label"] == "trireme" for lane in case["lanes"]):
         raise Outcome(FAILED, "; ".join(parts), case=case)
