@@ -7,6 +7,7 @@
 
 #include "checkpoint/checkpoint.h"
 #include "core/formats/safetensors.h"
+#include "tests/run_devices.h"
 #include "tests/training.h"
 
 namespace trireme {
@@ -64,7 +65,7 @@ class Precisions : public ::testing::TestWithParam<Mode> {
 };
 
 TEST_P(Precisions, ResumeEqualsNeverHavingStopped) {
-  for (const int ranks : {1, 2}) {
+  for (const int ranks : ranks_that_fit({1, 2})) {
     const std::string tag = std::to_string(ranks);
     const auto whole = run("whole" + tag, 7, ranks, {GetParam().precision});
     run("parts" + tag, 7, ranks, {GetParam().precision, "checkpoint.every=3"});
@@ -108,6 +109,7 @@ TEST_P(Precisions, LossesStayNearThoseOfFp32) {
 // The draws are the same on any number of ranks; the gradients that meet them were added in another order, and in bf16
 // rounded at other places.
 TEST_P(Precisions, TwoRanksFollowOne) {
+  if (most_ranks(2) < 2) GTEST_SKIP() << "needs two GPUs, and this machine has one";
   const auto one = run("one", 20, 1, {GetParam().precision});
   const auto two = run("two", 20, 2, {GetParam().precision});
   ASSERT_EQ(one.size(), two.size());

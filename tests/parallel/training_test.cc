@@ -6,7 +6,6 @@
 #include <sstream>
 
 #include "checkpoint/checkpoint.h"
-#include "core/metrics/run_directory.h"
 #include "tests/run_devices.h"
 #include "tests/training.h"
 
@@ -26,13 +25,7 @@ class Training : public ::testing::Test {
   std::map<std::string, std::vector<std::string>> run(const std::string& name, int64_t steps, int ranks,
                                                       std::vector<std::string> sets) {
     sets.push_back("run.dir=" + (dir_ / name));
-    const std::filesystem::path choices = RunDirectory(dir_ / name).gemm_algorithms_file();
-    if (!gemm_choices_.empty() && !std::filesystem::exists(choices)) {
-      std::filesystem::create_directories(choices.parent_path());
-      testing::write_file(choices.string(), gemm_choices_);
-    }
     testing::train(parse_config(tiny_yaml(dir_, steps), "test", sets), ranks);
-    if (std::filesystem::exists(choices)) gemm_choices_ = read_file(choices.string());
     return state_hashes(*latest_checkpoint(dir_ / name));
   }
 
@@ -44,10 +37,6 @@ class Training : public ::testing::Test {
   }
 
   TempDir dir_;
-
- private:
-  // What a GPU's library chose by timing in the runs so far: the next ones take it over, and with it their bits.
-  std::string gemm_choices_;
 };
 
 // Continuing after a stop equals never having stopped, bit for bit.
