@@ -46,6 +46,7 @@ cudaError_t copy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, 
   if (target.device >= 0 && source.device < 0 && !source.pinned && !capturing) {
     // The real runtime copies pageable memory to a staging buffer before it returns.
     staged.reset(new char[bytes]);
+    const race::Seen seen;
     std::memcpy(staged.get(), from, bytes);
     from = staged.get();
   }

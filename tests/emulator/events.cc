@@ -96,6 +96,7 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned int flags) {
 }
 
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  const emulator::race::Ignored ignored;
   CUevent_st* found = emulator::find_event(event);
   if (found == nullptr) return emulator::note_error(cudaErrorInvalidResourceHandle);
   found->magic = 0;

@@ -25,8 +25,8 @@ class Launch final : public Operation {
 
   void run(StreamThread& thread) override {
     tallies().launches.fetch_add(1, std::memory_order_relaxed);
-    const std::string failure = run_grid(grid_, devices(), thread);
-    if (!failure.empty()) throw OperationFailed{failure};
+    const Failure failure = run_grid(grid_, devices(), thread);
+    if (!failure.message.empty()) throw OperationFailed{failure.message, failure.error};
   }
 
  private:

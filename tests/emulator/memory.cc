@@ -9,6 +9,7 @@
 #include <map>
 #include <vector>
 
+#include "tests/emulator/fault.h"
 #include "tests/emulator/hidden.h"
 #include "tests/emulator/poison.h"
 #include "tests/emulator/protection.h"
@@ -42,6 +43,7 @@ struct Arena {
 
 struct Memory {
   Memory() {
+    watch_faults();
     constexpr size_t kBytes = kArenaBytes * kMaxDevices;
     void* all = reinterpret_cast<void*>(syscall(SYS_mmap, nullptr, kBytes + kHugePage, PROT_NONE,
                                                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
@@ -200,19 +202,25 @@ size_t free_device_bytes(int device) {
   return left > 0 ? static_cast<size_t>(left) : 0;
 }
 
-std::string describe_device_address(uintptr_t address) {
+AddressText describe_device_address(uintptr_t address) {
+  AddressText out;
   const int device = pointer_device(reinterpret_cast<void*>(address));
-  if (device < 0) return "";
   const Arena& arena = memory().arenas[device];
-  const std::string name = "cuda:" + std::to_string(device);
   auto it = arena.living.upper_bound(address);
-  if (it == arena.living.begin()) return name + ", in no allocation";
-  --it;
+  if (it != arena.living.begin()) --it;
+  if (it == arena.living.end() || address < it->first || address >= it->second.end) {
+    std::snprintf(out.text, sizeof out.text, "cuda:%d, in no allocation (freed, or out of bounds)", device);
+    return out;
+  }
   const uintptr_t offset = address - it->first;
-  const std::string what = " an allocation of " + std::to_string(it->second.bytes) + " bytes";
-  if (offset < it->second.bytes) return name + ", byte " + std::to_string(offset) + " of" + what;
-  if (address < it->second.end) return name + ", " + std::to_string(offset - it->second.bytes) + " bytes behind" + what;
-  return name + ", in no allocation (freed, or out of bounds)";
+  const size_t bytes = it->second.bytes;
+  if (offset < bytes) {
+    std::snprintf(out.text, sizeof out.text, "cuda:%d, byte %zu of an allocation of %zu bytes", device, offset, bytes);
+  } else {
+    std::snprintf(out.text, sizeof out.text, "cuda:%d, %zu bytes behind an allocation of %zu bytes", device,
+                  offset - bytes, bytes);
+  }
+  return out;
 }
 
 cudaError_t allocate_pinned(size_t bytes, void** data) {

@@ -1,6 +1,8 @@
 // What a stream does: copies, launches, marks of events, host code.
 #pragma once
 
+#include <cuda_runtime_api.h>
+
 #include <atomic>
 #include <functional>
 #include <memory>
@@ -75,6 +77,7 @@ class Operation {
 
 struct OperationFailed {
   std::string message;
+  cudaError_t error = cudaErrorLaunchFailure;
 };
 
 // One record of an event.
