@@ -100,8 +100,8 @@ bool BlockRunner::run(int64_t block) {
     race::delete_token(end_token_);
   }
   if (failure_.message.empty() && !shared_end_is_whole()) {
-    failure_.message = where() + " writes behind its " + std::to_string(grid_->dynamic_bytes) +
-                       " bytes of dynamic shared memory";
+    failure_.message =
+        where() + " writes behind its " + std::to_string(grid_->dynamic_bytes) + " bytes of dynamic shared memory";
   }
   if (failure_.message.empty()) return true;
   stacks_.take_back();
@@ -120,8 +120,7 @@ void BlockRunner::set_block(int64_t block) {
   const uint64_t x = grid_->grid.x;
   const uint64_t y = grid_->grid.y;
   const uint64_t b = static_cast<uint64_t>(block);
-  ::blockIdx =
-      uint3{static_cast<unsigned>(b % x), static_cast<unsigned>(b / x % y), static_cast<unsigned>(b / x / y)};
+  ::blockIdx = uint3{static_cast<unsigned>(b % x), static_cast<unsigned>(b / x % y), static_cast<unsigned>(b / x / y)};
 }
 
 // What a block before left in shared memory must not be of use to anybody.
@@ -201,8 +200,7 @@ void BlockRunner::fail(const std::string& what, cudaError_t error) {
 void BlockRunner::fail_for_fault() {
   const uint3& i = current_->index;
   fail("thread (" + std::to_string(i.x) + ", " + std::to_string(i.y) + ", " + std::to_string(i.z) +
-           ") touches memory that it must not: " +
-           describe_device_address(fault_).text,
+           ") touches memory that it must not: " + describe_device_address(fault_).text,
        cudaErrorIllegalAddress);
 }
 

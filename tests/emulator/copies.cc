@@ -121,8 +121,8 @@ cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t st
     if (found == nullptr) return cudaErrorInvalidResourceHandle;
     if (bytes == 0) return cudaSuccess;
     if (!emulator::is_device_range(data, bytes)) return cudaErrorInvalidValue;
-    emulator::enqueue(
-        *found, emulator::make_set(data, value, bytes, emulator::device_bit(emulator::pointer_device(data))));
+    emulator::enqueue(*found,
+                      emulator::make_set(data, value, bytes, emulator::device_bit(emulator::pointer_device(data))));
     return cudaSuccess;
   });
 }

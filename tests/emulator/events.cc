@@ -11,7 +11,7 @@ struct CUevent_st {
   int device = 0;
   bool timed = false;
   emulator::HiddenMutex mutex;
-  emulator::Ref<emulator::Mark> mark;        // of the last record; null before the first
+  emulator::Ref<emulator::Mark> mark;         // of the last record; null before the first
   const emulator::Graph* captured = nullptr;  // recorded last while this was being captured
 };
 

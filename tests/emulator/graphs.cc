@@ -65,7 +65,7 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* 
     emulator::Stream* found = emulator::find_stream(stream);
     if (found == nullptr) return cudaErrorInvalidResourceHandle;
     HiddenLock lock(found->mutex);
-    *status = !found->capture           ? cudaStreamCaptureStatusNone
+    *status = !found->capture         ? cudaStreamCaptureStatusNone
               : found->capture_broken ? cudaStreamCaptureStatusInvalidated
                                       : cudaStreamCaptureStatusActive;
     return cudaSuccess;

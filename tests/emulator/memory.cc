@@ -24,8 +24,8 @@ constexpr uintptr_t kPage = 4096;
 constexpr uintptr_t kHugePage = 2 << 20;
 
 struct Allocation {
-  size_t bytes;    // asked for
-  uintptr_t end;   // of its pages, gap included
+  size_t bytes;   // asked for
+  uintptr_t end;  // of its pages, gap included
 };
 
 // A type of our own, so that no other code's instrumented std::map is linked in this one's place.
@@ -35,9 +35,9 @@ struct End {
 
 struct Arena {
   HiddenMutex mutex;
-  std::map<uintptr_t, Allocation> living;      // by address
-  std::map<uintptr_t, End> unused;             // ranges, by their begin
-  uintptr_t cursor = 0;                        // where the search goes on
+  std::map<uintptr_t, Allocation> living;  // by address
+  std::map<uintptr_t, End> unused;         // ranges, by their begin
+  uintptr_t cursor = 0;                    // where the search goes on
   size_t used_bytes = 0;
 };
 
@@ -45,8 +45,8 @@ struct Memory {
   Memory() {
     watch_faults();
     constexpr size_t kBytes = kArenaBytes * kMaxDevices;
-    void* all = reinterpret_cast<void*>(syscall(SYS_mmap, nullptr, kBytes + kHugePage, PROT_NONE,
-                                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    void* all = reinterpret_cast<void*>(
+        syscall(SYS_mmap, nullptr, kBytes + kHugePage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
     if (all == MAP_FAILED) {
       std::perror("emulator: mmap of addresses for device memory");
       std::abort();
@@ -106,7 +106,8 @@ uintptr_t take_range(Arena& arena, uintptr_t bytes) {
   const Place next = arena.unused.upper_bound(arena.cursor);
   if (next != arena.unused.begin()) {
     const Place around = std::prev(next);
-    if (around->second.end > arena.cursor && around->second.end - arena.cursor >= bytes) return take(around, arena.cursor);
+    if (around->second.end > arena.cursor && around->second.end - arena.cursor >= bytes)
+      return take(around, arena.cursor);
   }
   for (Place it = next; it != arena.unused.end(); ++it) {
     if (it->second.end - it->first >= bytes) return take(it, it->first);

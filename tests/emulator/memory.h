@@ -17,8 +17,8 @@ cudaError_t allocate_device(int device, size_t bytes, void** data);
 cudaError_t free_device(void* data);
 size_t free_device_bytes(int device);
 
-int pointer_device(const void* data);                   // -1: none
-bool is_device_range(const void* data, size_t bytes);   // in one living allocation
+int pointer_device(const void* data);                  // -1: none
+bool is_device_range(const void* data, size_t bytes);  // in one living allocation
 // "cuda:0, byte 64 of an allocation of 4096 bytes". For the handler of faults: takes no lock and allocates nothing.
 struct AddressText {
   char text[160];

@@ -68,7 +68,7 @@ class Operation {
   // Runs even when the device has failed, so that nobody waits for ever.
   virtual bool always() const { return false; }
   virtual const char* name() const { return name_; }  // for reports
-  DeviceMask devices() const { return devices_; }  // whose memory it touches
+  DeviceMask devices() const { return devices_; }     // whose memory it touches
 
  private:
   const char* name_;

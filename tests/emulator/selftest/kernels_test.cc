@@ -14,8 +14,8 @@ __global__ void write_indices(uint4* out) {
   const unsigned block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
   const unsigned thread = (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
   const unsigned threads = blockDim.x * blockDim.y * blockDim.z;
-  out[block * threads + thread] = make_uint4(blockIdx.x, blockIdx.y * 100 + blockIdx.z, threadIdx.x,
-                                             threadIdx.y * 100 + threadIdx.z);
+  out[block * threads + thread] =
+      make_uint4(blockIdx.x, blockIdx.y * 100 + blockIdx.z, threadIdx.x, threadIdx.y * 100 + threadIdx.z);
 }
 
 // Sums of a block's numbers through static shared memory, round after round.

@@ -80,8 +80,8 @@ class WrongKernels : public EmulatorTest {
 
 TEST_F(WrongKernels, BarrierThatNotAllReach) {
   EXPECT_CUDA(launch(3, 64, 0, some_skip_barrier, device_array<float>(64)));
-  expect_parts(failure(), {"emulator::some_skip_barrier, block (", "of 64, 40 wait at __syncthreads",
-                           "24 have returned"});
+  expect_parts(failure(),
+               {"emulator::some_skip_barrier, block (", "of 64, 40 wait at __syncthreads", "24 have returned"});
   // The emulator is fit for more.
   auto* out = device_array<int>(64);
   EXPECT_CUDA(launch(1, 64, 0, neighbour<false>, out));
