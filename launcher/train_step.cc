@@ -48,7 +48,7 @@ TrainStep::TrainStep(Stream& stream, Communicator& data, Transformer& model, con
       model_(model),
       stage_(model.units(), recompute_modes(config, model.units().size())),
       reducer_(model.units(), model.buckets(), data, config.parallel.overlap_grad_reduce),
-      optimizer_(stream, config.optimizer, model.buckets()) {
+      optimizer_(stream, config.optimizer, static_cast<uint64_t>(config.run.seed), model.buckets()) {
   sums_ = Tensor::empty(stream, {kNumSums}, DType::f64, MemoryTag::workspace);
   loss_sum_ = sums_.slice(kLossSum, kLossSum + 1);
   valid_ = Tensor::empty(stream, {1}, DType::i64, MemoryTag::workspace);

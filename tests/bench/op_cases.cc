@@ -5,7 +5,6 @@
 
 #include "core/device/thread_pool.h"
 #include "core/ops/activation.h"
-#include "core/ops/attention.h"
 #include "core/ops/cross_entropy.h"
 #include "core/ops/elementwise.h"
 #include "core/ops/embedding.h"
@@ -113,7 +112,8 @@ class ModelCases {
         sequence_(config.data.sequence_length),
         tokens_(batch_ * sequence_),
         hidden_(model_.hidden_size),
-        layer_norm_(model_.norm == NormKind::layer) {}
+        layer_norm_(model_.norm == NormKind::layer),
+        attention_(attention_shape(config)) {}
 
   void run() {
     embedding();
@@ -122,12 +122,16 @@ class ModelCases {
     const bool gpt2 = model_.family == ModelFamily::gpt2;
     linear("qkv", hidden_, qkv_rows, gpt2 || model_.attention_bias);
     linear("attention out", q_rows, hidden_, gpt2);
-    linear("up", hidden_, model_.activation == Activation::swiglu ? 2 * model_.ffn_size : model_.ffn_size, gpt2);
-    linear("down", model_.ffn_size, hidden_, gpt2);
+    if (model_.activation == Activation::swiglu) {
+      linear("up", hidden_, 2 * model_.ffn_size, gpt2);
+      swiglu();
+      linear("down", model_.ffn_size, hidden_, gpt2);
+    } else {
+      gelu_layers();
+    }
     attention(qkv_rows);
     if (model_.rope.type != RopeType::none) rotary(qkv_rows);
     norms();
-    activation();
     residual();
     head();
   }
@@ -165,22 +169,41 @@ class ModelCases {
   Tensor table_of(Operands& o) const { return o.read({model_.vocab_size, hidden_}, compute_, 0.02); }
 
   void linear(const std::string& name, int64_t in, int64_t out, bool has_bias) {
-    const double flops = product_flops(tokens_, in, out);
-    const std::string shape = product_shape(tokens_, in, out);
-    add(name + " forward", "gemm", shape, layers(), flops, [=, this](Operands& o) -> OpCall {
+    linear_forward(name, in, out, has_bias);
+    linear_input_gradient(name, in, out);
+    linear_weight_gradient(name, in, out, has_bias);
+  }
+
+  void add_product(std::string name, int64_t in, int64_t out, std::function<OpCall(Operands&)> make) {
+    add(std::move(name), "gemm", product_shape(tokens_, in, out), layers(), product_flops(tokens_, in, out),
+        std::move(make));
+  }
+
+  Tensor weight_of(Operands& o, int64_t in, int64_t out) const {
+    return o.read({out, in}, compute_, weight_spread(in));
+  }
+
+  void linear_forward(const std::string& name, int64_t in, int64_t out, bool has_bias) {
+    add_product(name + " forward", in, out, [=, this](Operands& o) -> OpCall {
       const Tensor x = o.read({tokens_, in}, compute_);
-      const Tensor w = o.read({out, in}, compute_, weight_spread(in));
+      const Tensor w = weight_of(o, in, out);
       const Tensor bias = has_bias ? o.read({out}, compute_) : Tensor{};
       Tensor y = o.write({tokens_, out}, compute_);
       return [=](Stream& s) mutable { ops::linear_forward(s, x, w, bias, y); };
     });
-    add(name + " input gradient", "gemm", shape, layers(), flops, [=, this](Operands& o) -> OpCall {
+  }
+
+  void linear_input_gradient(const std::string& name, int64_t in, int64_t out) {
+    add_product(name + " input gradient", in, out, [=, this](Operands& o) -> OpCall {
       const Tensor dy = o.read({tokens_, out}, compute_);
-      const Tensor w = o.read({out, in}, compute_, weight_spread(in));
+      const Tensor w = weight_of(o, in, out);
       Tensor dx = o.write({tokens_, in}, compute_);
       return [=](Stream& s) mutable { ops::linear_backward_input(s, dy, w, dx, /*accumulate=*/false); };
     });
-    add(name + " weight gradient", "gemm", shape, layers(), flops, [=, this](Operands& o) -> OpCall {
+  }
+
+  void linear_weight_gradient(const std::string& name, int64_t in, int64_t out, bool has_bias) {
+    add_product(name + " weight gradient", in, out, [=, this](Operands& o) -> OpCall {
       const Tensor dy = o.read({tokens_, out}, compute_);
       const Tensor x = o.read({tokens_, in}, compute_);
       Tensor dw = o.update({out, in}, gradients_);
@@ -189,14 +212,34 @@ class ModelCases {
     });
   }
 
+  // The feed-forward layers of GPT-2: the activation belongs to the products around it.
+  void gelu_layers() {
+    const int64_t ffn = model_.ffn_size;
+    const ops::Gelu kind = model_.activation == Activation::gelu_tanh ? ops::Gelu::tanh : ops::Gelu::erf;
+    add_product("up and gelu forward", hidden_, ffn, [=, this](Operands& o) -> OpCall {
+      const Tensor x = o.read(hidden_shape(), compute_);
+      const Tensor w = weight_of(o, hidden_, ffn);
+      const Tensor bias = o.read({ffn}, compute_);
+      Tensor up = o.write({tokens_, ffn}, compute_);
+      Tensor y = o.write({tokens_, ffn}, compute_);
+      return [=](Stream& s) mutable { static_cast<void>(ops::linear_gelu_forward(s, x, w, bias, kind, up, y)); };
+    });
+    linear_forward("down", ffn, hidden_, true);
+    add_product("down input gradient and gelu backward", ffn, hidden_, [=, this](Operands& o) -> OpCall {
+      const Tensor dy = o.read(hidden_shape(), compute_);
+      const Tensor w = weight_of(o, ffn, hidden_);
+      const Tensor up = o.read({tokens_, ffn}, compute_);
+      Tensor dup = o.write({tokens_, ffn}, compute_);
+      return [=](Stream& s) mutable { ops::linear_gelu_backward_input(s, dy, w, up, kind, dup); };
+    });
+    linear_weight_gradient("down", ffn, hidden_, true);
+    linear_input_gradient("up", hidden_, ffn);
+    linear_weight_gradient("up", hidden_, ffn, true);
+  }
+
   void attention(int64_t qkv_rows) {
     const int64_t q_rows = model_.num_heads * model_.head_dim;
-    const ops::AttentionShape shape{batch_,
-                                    sequence_,
-                                    model_.num_heads,
-                                    model_.num_kv_heads,
-                                    model_.head_dim,
-                                    1.0f / std::sqrt(static_cast<float>(model_.head_dim))};
+    const ops::AttentionShape shape = attention_;
     const Shape lse_shape{batch_, model_.num_heads, sequence_};
     // Two products of T x T x D for each head, causal: half of them.
     const double flops = static_cast<double>(batch_ * model_.num_heads) * product_flops(sequence_, sequence_, model_.head_dim);
@@ -264,48 +307,33 @@ class ModelCases {
       ops::NormStats st = stats(o);
       return [=](Stream& s) mutable { ops::add_norm_forward(s, a, b, weight, bias, eps, a, y, st); };
     });
+    // Those of a block add the residual's gradient.
     add_memory("norm backward", hidden_, 2 * layers() + 1, [=, this](Operands& o) -> OpCall {
       const Tensor dy = o.read(hidden_shape(), compute_, 1e-3);
       const Tensor x = o.read(hidden_shape(), compute_);
       const Tensor weight = o.read({hidden_}, compute_);
       const ops::NormStats st = {layer_norm_ ? o.read({tokens_}, DType::f32, 0.1) : Tensor{},
                                  o.read({tokens_}, DType::f32, 0.1)};
-      Tensor dx = o.update(hidden_shape(), compute_);
+      const Tensor residual = o.read(hidden_shape(), compute_);
+      Tensor dx = o.write(hidden_shape(), compute_);
       Tensor dweight = o.write({hidden_}, DType::f32);
       Tensor dbias = layer_norm_ ? o.write({hidden_}, DType::f32) : Tensor{};
-      return [=](Stream& s) mutable {
-        ops::norm_backward(s, dy, x, weight, st, dx, /*accumulate_dx=*/true, dweight, dbias);
-      };
+      return [=](Stream& s) mutable { ops::norm_backward(s, dy, x, weight, st, residual, dx, dweight, dbias); };
     });
   }
 
-  void activation() {
+  void swiglu() {
     const int64_t ffn = model_.ffn_size;
-    if (model_.activation == Activation::swiglu) {
-      add_memory("swiglu forward", ffn, layers(), [=, this](Operands& o) -> OpCall {
-        const Tensor gate_up = o.read({tokens_, 2 * ffn}, compute_);
-        Tensor y = o.write({tokens_, ffn}, compute_);
-        return [=](Stream& s) mutable { ops::swiglu_forward(s, gate_up, y); };
-      });
-      add_memory("swiglu backward", ffn, layers(), [=, this](Operands& o) -> OpCall {
-        const Tensor dy = o.read({tokens_, ffn}, compute_);
-        const Tensor gate_up = o.read({tokens_, 2 * ffn}, compute_);
-        Tensor dgate_up = o.write({tokens_, 2 * ffn}, compute_);
-        return [=](Stream& s) mutable { ops::swiglu_backward(s, dy, gate_up, dgate_up); };
-      });
-      return;
-    }
-    const ops::Gelu kind = model_.activation == Activation::gelu_tanh ? ops::Gelu::tanh : ops::Gelu::erf;
-    add_memory("gelu forward", ffn, layers(), [=, this](Operands& o) -> OpCall {
-      const Tensor x = o.read({tokens_, ffn}, compute_);
+    add_memory("swiglu forward", ffn, layers(), [=, this](Operands& o) -> OpCall {
+      const Tensor gate_up = o.read({tokens_, 2 * ffn}, compute_);
       Tensor y = o.write({tokens_, ffn}, compute_);
-      return [=](Stream& s) mutable { ops::gelu_forward(s, x, kind, y); };
+      return [=](Stream& s) mutable { ops::swiglu_forward(s, gate_up, y); };
     });
-    add_memory("gelu backward", ffn, layers(), [=, this](Operands& o) -> OpCall {
+    add_memory("swiglu backward", ffn, layers(), [=, this](Operands& o) -> OpCall {
       const Tensor dy = o.read({tokens_, ffn}, compute_);
-      const Tensor x = o.read({tokens_, ffn}, compute_);
-      Tensor dx = o.write({tokens_, ffn}, compute_);
-      return [=](Stream& s) mutable { ops::gelu_backward(s, dy, x, kind, dx); };
+      const Tensor gate_up = o.read({tokens_, 2 * ffn}, compute_);
+      Tensor dgate_up = o.write({tokens_, 2 * ffn}, compute_);
+      return [=](Stream& s) mutable { ops::swiglu_backward(s, dy, gate_up, dgate_up); };
     });
   }
 
@@ -315,11 +343,6 @@ class ModelCases {
       const Tensor b = o.read(hidden_shape(), compute_);
       Tensor y = o.write(hidden_shape(), compute_);
       return [=](Stream& s) mutable { ops::add(s, a, b, y); };
-    });
-    add_memory("copy of a gradient", hidden_, 2 * layers(), [this](Operands& o) -> OpCall {
-      const Tensor x = o.read(hidden_shape(), compute_);
-      Tensor y = o.write(hidden_shape(), compute_);
-      return [=](Stream& s) mutable { ops::copy(s, x, y); };
     });
   }
 
@@ -369,9 +392,16 @@ class ModelCases {
   const int64_t tokens_;
   const int64_t hidden_;
   const bool layer_norm_;
+  const ops::AttentionShape attention_;
 };
 
 }  // namespace
+
+ops::AttentionShape attention_shape(const Config& config) {
+  const ModelConfig& m = config.model;
+  return {config.batch.micro, config.data.sequence_length, m.num_heads,
+          m.num_kv_heads,     m.head_dim,                  1.0f / std::sqrt(static_cast<float>(m.head_dim))};
+}
 
 OpCase gemm_case(const std::string& name, int64_t tokens, int64_t in, int64_t out, DType dtype, int64_t calls) {
   return {name, "gemm", product_shape(tokens, in, out), calls, product_flops(tokens, in, out),

@@ -14,6 +14,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/config/load.h"
+#include "launcher/precision.h"
 #include "launcher/rank_context.h"
 #include "models/transformer.h"
 #include "tests/bench/op_cases.h"
@@ -26,8 +27,8 @@ using nlohmann::json;
 struct Options {
   std::string config;
   std::vector<std::string> sets;
-  double seconds = 0.1;   // for each op, warm-up included
-  std::string only;       // ops whose name contains this
+  double seconds = 0.1;  // for each op, warm-up included
+  std::string only;      // ops whose name contains this
   int64_t gemm_size = 8192;
   int64_t copy_mib = 2048;
 };
@@ -88,10 +89,11 @@ void print(const json& line) { std::cout << line.dump() << std::endl; }
 
 int measure(RankContext& rank, const Options& options, const Config& config) {
   Stream& stream = rank.stream();
-  const DType compute = resolve_compute(config, stream.device());
+  const DType compute = resolve_precision(config, stream.device()).compute;
   print({{"device", rank.device().str()},
          {"peak_flops", rank.device().peak_flops(compute)},
          {"dtype", dtype_name(compute)},
+         {"attention", ops::describe_attention(stream, attention_shape(config), compute, config.data.mask_documents)},
          {"micro", config.batch.micro},
          {"microbatches", config.batch.global / config.batch.micro},
          {"parameters", count_parameters(config.model)},

@@ -57,13 +57,17 @@ double median(std::vector<double> values) {
 StepRunner::StepRunner(RankContext& rank, const Config& config)
     : rank_(rank),
       config_(config),
-      compute_(resolve_compute(config, rank.stream().device())),
+      precision_(resolve_precision(config, rank.stream().device())),
       sequence_(config.data.sequence_length),
       local_batch_(config.batch.global / rank.world_size()),
       num_microbatches_(resolve_microbatches(config.batch.global, config.batch.micro, rank.mesh().data_degree())),
-      model_(rank.stream(), config.model, {.compute = compute_, .max_sequence = config.data.sequence_length}) {
+      model_(rank.stream(), config.model, precision_.model_options(config.data.sequence_length)) {
   model_.initialize(rank.stream(), static_cast<uint64_t>(config.run.seed));
   step_ = std::make_unique<TrainStep>(rank.stream(), rank.data(), model_, config);
+  // As the trainer does before the first step: libraries choose algorithms.
+  if (rank.stream().asynchronous()) {
+    step_->warm_up(local_batch_ / num_microbatches_, sequence_, config.data.mask_documents);
+  }
 }
 
 void StepRunner::draw_tokens() {
@@ -91,8 +95,8 @@ void StepRunner::draw_tokens() {
   const int64_t micro = local_batch_ / num_microbatches_;
   for (int64_t m = 0; m < num_microbatches_; ++m) {
     const int64_t offset = m * micro * sequence_;
-    microbatches_.push_back({micro, sequence_, tokens_.data() + offset, labels_.data() + offset,
-                             positions_.data() + offset, nullptr});
+    microbatches_.push_back(
+        {micro, sequence_, tokens_.data() + offset, labels_.data() + offset, positions_.data() + offset, nullptr});
   }
 }
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/config/config.h"
+#include "launcher/precision.h"
 #include "launcher/rank_context.h"
 #include "launcher/train_step.h"
 #include "models/transformer.h"
@@ -22,7 +23,7 @@ class StepRunner {
 
   int64_t num_microbatches() const { return num_microbatches_; }  // of each rank
   int64_t num_parameters() const { return model_.num_parameters(); }
-  DType compute() const { return compute_; }
+  DType compute() const { return precision_.compute; }
 
   // `count` steps: seconds of each, loss of the last, medians of what a step is made of, memory. Drawing tokens isn't
   // timed. Collective.
@@ -44,7 +45,7 @@ class StepRunner {
 
   RankContext& rank_;
   const Config& config_;
-  DType compute_;
+  Precision precision_;
   int64_t sequence_;
   int64_t local_batch_;  // sequences of this rank in a step
   int64_t num_microbatches_;

@@ -142,8 +142,8 @@ int run(int argc, char** argv) {
   }
   std::unique_ptr<MpiRuntime> mpi;
   if (find_rank_env().under_mpi()) mpi = std::make_unique<MpiRuntime>();
-  const Config config = options.config.empty() ? cpu_case(options, mpi ? mpi->size() : 1)
-                                               : load_config(options.config, options.sets);
+  const Config config =
+      options.config.empty() ? cpu_case(options, mpi ? mpi->size() : 1) : load_config(options.config, options.sets);
   return run_rank(config, mpi.get(), [&](RankContext& rank) { return serve(rank, options, config); });
 }
 

@@ -53,14 +53,16 @@ void EmbeddingTest::check_backward(DType dtype, const EmbeddingCase& c) {
           d[n * static_cast<size_t>(c.columns) + static_cast<size_t>(i)];
     }
   }
-  const double limit = tolerance(DType::f32, OpKind::reduction);
-  Tensor dtable = unset(DType::f32, {c.vocabulary, c.columns});
-  ops::embedding_backward(stream(), make_ids(stream(), ids), dy, dtable, /*accumulate=*/false);
-  expect_close(read(dtable), want, limit, c.str());
-  Tensor before = normal(DType::f32, {c.vocabulary, c.columns}, "before");
-  const Values want_sum = plus(read(before), 1, want);
-  ops::embedding_backward(stream(), make_ids(stream(), ids), dy, before, /*accumulate=*/true);
-  expect_close(read(before), want_sum, limit, "added " + c.str());
+  for (const DType table_dtype : {DType::f32, DType::bf16}) {
+    const double limit = tolerance(table_dtype, OpKind::reduction);
+    Tensor dtable = unset(table_dtype, {c.vocabulary, c.columns});
+    ops::embedding_backward(stream(), make_ids(stream(), ids), dy, dtable, /*accumulate=*/false);
+    expect_close(read(dtable), want, limit, c.str());
+    Tensor before = normal(table_dtype, {c.vocabulary, c.columns}, "before");
+    const Values want_sum = plus(read(before), 1, want);
+    ops::embedding_backward(stream(), make_ids(stream(), ids), dy, before, /*accumulate=*/true);
+    expect_close(read(before), want_sum, limit, "added " + c.str());
+  }
 }
 
 TEST_P(EmbeddingTest, ForwardPicksRows) {
@@ -82,6 +84,14 @@ TEST_P(EmbeddingTest, ManyTokens) {
       check_backward(dtype, c);
     }
   }
+}
+
+// Each of the four sums alone would vanish beside 256; rows that no id names keep their bits.
+TEST_P(EmbeddingTest, TableInBf16IsRoundedOncePerCall) {
+  const Tensor ids = make_ids(stream(), {1, 1, 1, 1});
+  Tensor dtable = tensor(DType::bf16, {2, 1}, {3, 256});
+  ops::embedding_backward(stream(), ids, tensor(DType::bf16, {4, 1}, {0.75, 0.75, 0.75, 0.75}), dtable, true);
+  EXPECT_EQ(read(dtable), (Values{3, 260})) << "259 lies half-way, and 260 is even";
 }
 
 // Ids that occur once, twice, … 80 times, mixed. Up to 32 rows are added one after the other, in fp32, in the order in
@@ -117,13 +127,15 @@ TEST_P(EmbeddingTest, RowsAreAddedInTheirOrder) {
 }
 
 TEST_P(EmbeddingTest, SameBitsOnAnyPool) {
-  expect_same_bits_on_any_pool([](Stream& s) {
-    const Tensor ids = make_ids(s, uniform_ids(3000, 100, "ids"));
-    const Tensor dy = make_tensor(s, DType::f32, {3000, 33}, normal_values(3000 * 33, "dy"));
-    Tensor dtable = make_unset(s, DType::f32, {100, 33});
-    ops::embedding_backward(s, ids, dy, dtable, /*accumulate=*/false);
-    return std::vector<Tensor>{dtable};
-  });
+  for (const DType table_dtype : {DType::f32, DType::bf16}) {
+    expect_same_bits_on_any_pool([&](Stream& s) {
+      const Tensor ids = make_ids(s, uniform_ids(3000, 100, "ids"));
+      const Tensor dy = make_tensor(s, DType::f32, {3000, 33}, normal_values(3000 * 33, "dy"));
+      Tensor dtable = make_unset(s, table_dtype, {100, 33});
+      ops::embedding_backward(s, ids, dy, dtable, /*accumulate=*/false);
+      return std::vector<Tensor>{dtable};
+    });
+  }
 }
 
 TEST_P(EmbeddingTest, RefusesAnIdOutsideTheTable) {
