@@ -37,8 +37,8 @@ void gelu_backward(Stream&, const Tensor&, const Tensor&, ops::Gelu, Tensor&) { 
 void swiglu_forward(Stream&, const Tensor&, Tensor&) { absent(); }
 void swiglu_backward(Stream&, const Tensor&, const Tensor&, Tensor&) { absent(); }
 void prepare_update(Stream&, const Tensor&, const Tensor&, float, ops::UpdateScalars&) { absent(); }
-void adamw_update(Stream&, const ops::AdamW&, const ops::UpdateScalars&, const Tensor&, Tensor&, Tensor&, Tensor&,
-                  Tensor&) {
+void adamw_update(Stream&, const ops::AdamW&, const ops::UpdateScalars&, const Tensor&, const Tensor&,
+                  ops::AdamWTensors&) {
   absent();
 }
 void attention_forward(Stream&, const ops::AttentionShape&, const Tensor&, const Tensor&, Tensor&, Tensor&) {

@@ -1,5 +1,4 @@
 // `trireme doctor`: what this machine has, what is missing, and which Debian package brings it.
-#include <dlfcn.h>
 #include <dnnl.h>
 #include <mpi.h>
 #include <openblas-serial/cblas.h>
@@ -13,9 +12,11 @@
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <utility>
 
 #include "core/device/cpu_features.h"
 #include "core/device/cuda/cuda_device.h"
+#include "core/device/cuda/libraries.h"
 #include "core/error.h"
 #include "core/metrics/format.h"
 #include "core/metrics/run_directory.h"
@@ -73,17 +74,6 @@ std::string find_program(const std::string& name) {
     const fs::path candidate = fs::path(path.substr(begin, end - begin)) / name;
     if (::access(candidate.c_str(), X_OK) == 0) return candidate.string();
     begin = end + 1;
-  }
-  return "";
-}
-
-// The first of these shared libraries that loads.
-std::string find_library(std::initializer_list<const char*> names) {
-  for (const char* name : names) {
-    if (void* handle = ::dlopen(name, RTLD_LAZY | RTLD_LOCAL)) {
-      ::dlclose(handle);
-      return name;
-    }
   }
   return "";
 }
@@ -149,9 +139,18 @@ void report_gpus(Report& report) {
   const std::string nvcc = find_program("nvcc");
   report.line(nvcc.empty() ? Health::note : Health::good, "CUDA toolkit", nvcc.empty() ? "no nvcc" : nvcc,
               nvcc.empty() ? "to build for GPUs: apt-get install nvidia-cuda-toolkit, or NVIDIA's cuda-toolkit" : "");
-  const std::string nccl = find_library({"libnccl.so.2"});
-  report.line(nccl.empty() ? Health::note : Health::good, "NCCL", nccl.empty() ? "none" : nccl,
-              nccl.empty() ? "for several GPUs: apt-get install libnccl2 libnccl-dev" : "");
+  for (const auto& [library, use] : {std::pair{cuda::GpuLibrary::cublaslt, "to train on a GPU"},
+                                     std::pair{cuda::GpuLibrary::nccl, "for several GPUs"},
+                                     std::pair{cuda::GpuLibrary::cudnn, "for faster attention"}}) {
+    const cuda::LibraryInfo info = cuda::library_info(library);
+    if (info.name.empty()) return;  // this program has no use for them
+    if (info.found) {
+      report.line(Health::good, info.name, info.version + ", " + info.path);
+      continue;
+    }
+    const bool needed = gpus > 0 && library == cuda::GpuLibrary::cublaslt;
+    report.line(needed ? Health::bad : Health::note, info.name, "none", std::string(use) + ": " + info.package);
+  }
 }
 
 }  // namespace

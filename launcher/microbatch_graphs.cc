@@ -21,6 +21,11 @@ bool MicrobatchGraphs::take(const HostMicrobatch& host) const {
 void MicrobatchGraphs::run(const HostMicrobatch& host, bool first, const Tensor& loss_sum, const Tensor& grad_scale,
                            const std::function<void(const Microbatch&)>& work) {
   Recorded& recorded = graphs_[{host.batch, host.sequence, host.document_start != nullptr, first}];
+  if (!recorded.ran) {
+    recorded.ran = true;
+    work(upload(stream_, host, loss_sum, grad_scale));
+    return;
+  }
   if (recorded.graph == nullptr) {
     recorded.input = upload(stream_, host, loss_sum, grad_scale);
     recorded.graph = stream_.record_graph([&] { work(recorded.input); });

@@ -24,8 +24,9 @@ class MicrobatchGraphs {
   // Whether a microbatch of this shape shall run as a graph.
   bool take(const HostMicrobatch& host) const;
 
-  // Runs `work(microbatch)`, recorded or replayed. REQUIRES: `work` has run outside before (see TrainStep::warm_up);
-  // `loss_sum` and `grad_scale` are the same tensors in every call.
+  // Runs `work(microbatch)`: as it is for the first microbatch of a kind, so that libraries choose and allocate what they
+  // can't while a graph is recorded; recorded for the second; replayed from then on. REQUIRES: `loss_sum` and
+  // `grad_scale` are the same tensors in every call.
   void run(const HostMicrobatch& host, bool first, const Tensor& loss_sum, const Tensor& grad_scale,
            const std::function<void(const Microbatch&)>& work);
 
@@ -40,6 +41,7 @@ class MicrobatchGraphs {
     auto operator<=>(const Key&) const = default;
   };
   struct Recorded {
+    bool ran = false;
     Microbatch input;
     std::unique_ptr<Graph> graph;
   };

@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "core/formats/safetensors.h"
 #include "core/ops/elementwise.h"
+#include "launcher/precision.h"
 #include "launcher/train_step.h"
 #include "models/transformer.h"
 #include "optim/learning_rate.h"
@@ -146,8 +147,7 @@ void probe(RankContext& rank, const Config& config, const ProbeOptions& options)
   const int64_t micro = std::min(config.batch.micro, tokens.batch / rank.mesh().data_degree());
   resolve_microbatches(tokens.batch, std::max<int64_t>(1, micro), rank.mesh().data_degree());
 
-  Transformer model(stream, config.model,
-                    {.compute = resolve_compute(config, stream.device()), .max_sequence = tokens.sequence});
+  Transformer model(stream, config.model, resolve_precision(config, stream.device()).model_options(tokens.sequence));
   const NameMap names = hugging_face_names(config.model);
   load_hugging_face(stream, SafetensorsReader(options.hf_dir), names, model.parameters());
 

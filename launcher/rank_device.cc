@@ -72,16 +72,4 @@ std::string RankDevice::str() const {
   return device.str() + " (" + cuda::device_info(device.index).name + ")";
 }
 
-DType resolve_compute(const Config& config, const Device& device) {
-  switch (config.precision.compute) {
-    case ComputeType::fp32: return DType::f32;
-    case ComputeType::bf16: return DType::bf16;
-    case ComputeType::automatic:
-      // Every GPU that this program is built for has bf16 tensor cores.
-      return device.type == DeviceType::cuda || cpu_features().has_fast_bf16() ? DType::bf16 : DType::f32;
-    case ComputeType::fp8: break;
-  }
-  throw ConfigError({.what = "precision.compute: fp8 is not built yet", .hint = "bf16"});
-}
-
 }  // namespace trireme

@@ -26,7 +26,4 @@ struct RankDevice {
 // GPU, or NCCL has more ranks than GPUs; ConfigError for NCCL without GPUs.
 RankDevice resolve_device(const Config& config, LocalPlace place);
 
-// f32 or bf16: what `precision.compute` says, `auto` by what the device's hardware has.
-DType resolve_compute(const Config& config, const Device& device);
-
 }  // namespace trireme

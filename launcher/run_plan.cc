@@ -34,7 +34,7 @@ int64_t estimate_activations(const Config& config, DType compute) {
 
 RunPlan make_run_plan(const Config& config, const Mesh& mesh, const RankDevice& device, int64_t train_tokens,
                       int threads) {
-  const DType compute = resolve_compute(config, device.device);
+  const Precision precision = resolve_precision(config, device.device);
   const ModelConfig& m = config.model;
   RunPlan plan;
   plan.model = to_string(m.family) + ", " + std::to_string(m.num_layers) + " layers, hidden " +
@@ -44,17 +44,17 @@ RunPlan make_run_plan(const Config& config, const Mesh& mesh, const RankDevice& 
   plan.layout = mesh.str();
   plan.device =
       device.str() + ", " + std::to_string(threads) + (threads == 1 ? " thread per rank" : " threads per rank");
-  plan.compute = compute;
+  plan.precision = precision;
   plan.num_parameters = count_parameters(m);
   plan.num_microbatches = resolve_microbatches(config.batch.global, config.batch.micro, mesh.data_degree());
   plan.tokens_per_step = config.batch.global * config.data.sequence_length;
   plan.total_tokens = plan.tokens_per_step * config.run.steps;
   plan.train_tokens = train_tokens;
   plan.flops_per_token = model_flops_per_token(m, config.data.sequence_length);
-  plan.parameter_bytes = plan.num_parameters * dtype_bytes(compute);
-  plan.gradient_bytes = plan.num_parameters * 4;
-  plan.optimizer_bytes = plan.num_parameters * (8 + (compute == DType::f32 ? 0 : 4));
-  plan.activation_bytes = estimate_activations(config, compute);
+  plan.parameter_bytes = plan.num_parameters * precision.weight_bytes();
+  plan.gradient_bytes = plan.num_parameters * precision.gradient_bytes();
+  plan.optimizer_bytes = plan.num_parameters * precision.optimizer_bytes();
+  plan.activation_bytes = estimate_activations(config, precision.compute);
   return plan;
 }
 
@@ -72,7 +72,8 @@ std::string RunPlan::str() const {
   row("model", model);
   row("parameters", human_count(static_cast<double>(num_parameters)));
   row("layout", layout);
-  row("device", device + ", " + dtype_name(compute) + " compute");
+  row("device", device);
+  row("precision", precision.str());
   row("batch", human_count(static_cast<double>(tokens_per_step)) + " tokens per step, " +
                    std::to_string(num_microbatches) + (num_microbatches == 1 ? " microbatch" : " microbatches") +
                    " per data rank");

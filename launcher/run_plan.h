@@ -7,6 +7,7 @@
 
 #include "core/config/config.h"
 #include "core/tensor/dtype.h"
+#include "launcher/precision.h"
 #include "launcher/rank_device.h"
 #include "parallel/mesh.h"
 
@@ -16,7 +17,7 @@ struct RunPlan {
   std::string model;   // "llama, 4 layers, hidden 192, …"
   std::string layout;  // of the mesh
   std::string device;  // "cpu (avx2 …), 2 threads per rank"
-  DType compute = DType::f32;
+  Precision precision;
   int64_t num_parameters = 0;
   int64_t num_microbatches = 0;  // of each data rank at the full batch
   int64_t tokens_per_step = 0;

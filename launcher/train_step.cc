@@ -48,7 +48,7 @@ TrainStep::TrainStep(Stream& stream, Communicator& data, Transformer& model, con
       model_(model),
       stage_(model.units(), recompute_modes(config, model.units().size())),
       reducer_(model.units(), model.buckets(), data, config.parallel.overlap_grad_reduce),
-      optimizer_(stream, config.optimizer, model.buckets()) {
+      optimizer_(stream, config.optimizer, static_cast<uint64_t>(config.run.seed), model.buckets()) {
   sums_ = Tensor::empty(stream, {kNumSums}, DType::f64, MemoryTag::workspace);
   loss_sum_ = sums_.slice(kLossSum, kLossSum + 1);
   valid_ = Tensor::empty(stream, {1}, DType::i64, MemoryTag::workspace);
@@ -75,20 +75,20 @@ void TrainStep::count_valid(std::span<const HostMicrobatch> microbatches) {
 
 void TrainStep::run_microbatch(const HostMicrobatch& host, bool first, bool last) {
   const TraceRange range(stream_, "microbatch");
-  const auto run = [&](const Microbatch& microbatch) {
+  const auto run = [&](const Microbatch& microbatch, bool hand_over) {
     StageStash stash;
     stage_.forward(stream_, microbatch, {}, stash);
     stage_.backward(stream_, microbatch, {}, stash, [&](size_t unit) {
-      if (last) reducer_.unit_finished(unit, stream_);
+      if (hand_over) reducer_.unit_finished(unit, stream_);
     });
   };
   // The last microbatch hands its gradients to communication while it runs; a graph can't.
   const bool traced = stream_.tracer() != nullptr && stream_.tracer()->keeping();
   if (graphs_ && !traced && !(last && data_.size() > 1) && graphs_->take(host)) {
-    graphs_->run(host, first, loss_sum_, grad_scale_, run);
+    graphs_->run(host, first, loss_sum_, grad_scale_, [&](const Microbatch& m) { run(m, /*hand_over=*/false); });
     if (last) reducer_.all_units_finished(stream_);
   } else {
-    run(upload(stream_, host, loss_sum_, grad_scale_));
+    run(upload(stream_, host, loss_sum_, grad_scale_), /*hand_over=*/last);
   }
 }
 

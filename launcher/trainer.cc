@@ -62,9 +62,8 @@ Trainer::Trainer(RankContext& rank, const Config& config, Console& console, Logg
 
 int64_t Trainer::prepare() {
   Stream& stream = rank_.stream();
-  model_ = std::make_unique<Transformer>(
-      stream, config_.model,
-      Transformer::Options{.compute = plan_.compute, .max_sequence = config_.data.sequence_length});
+  model_ =
+      std::make_unique<Transformer>(stream, config_.model, plan_.precision.model_options(config_.data.sequence_length));
   const std::string& resume = config_.checkpoint.resume;
   std::optional<std::string> from;
   if (resume == "auto") {
@@ -166,8 +165,8 @@ void Trainer::run(const StopSignal& stop) {
 }
 
 double Trainer::peak_flops() const {
-  if (rank_.stream().device().type == DeviceType::cuda) return rank_.device().peak_flops(plan_.compute);
-  return cpu::measure_peak_gflops(rank_.pool(), plan_.compute) * 1e9;
+  if (rank_.stream().device().type == DeviceType::cuda) return rank_.device().peak_flops(plan_.precision.compute);
+  return cpu::measure_peak_gflops(rank_.pool(), plan_.precision.compute) * 1e9;
 }
 
 void Trainer::launch_step(Loader& loader, int64_t step, const StopSignal& stop) {

@@ -26,8 +26,8 @@ enum Slot : int {
   kHidden,      // h [N, C]
   kMean2,
   kRstd2,
-  kNormed2,    // [N, C], recomputable
-  kUp,         // [N, 2F] or [N, F]
+  kNormed2,        // [N, C], recomputable
+  kUp,             // [N, 2F] or [N, F]
   kActivated,      // [N, F], recomputable
   kKeptActivated,  // or this, where recomputing would give other bits (linear_gelu_forward)
   // Between the two halves of backward:
@@ -154,8 +154,7 @@ Tensor TransformerBlock::up_and_activate(Stream& stream, const Tensor& normed, S
   }
   Tensor up = Tensor::empty(stream, {normed.dim(0), config_.ffn_size}, normed.dtype());
   Tensor activated = Tensor::empty(stream, up.shape(), up.dtype());
-  const bool keep =
-      ops::linear_gelu_forward(stream, normed, up_.weight.value, up_.bias.value, gelu(), up, activated);
+  const bool keep = ops::linear_gelu_forward(stream, normed, up_.weight.value, up_.bias.value, gelu(), up, activated);
   stash.put(kUp, up);
   stash.put(keep ? kKeptActivated : kActivated, activated);
   return activated;
@@ -250,7 +249,8 @@ Tensor TransformerBlock::backward_input(Stream& stream, const Microbatch& microb
 }
 
 void TransformerBlock::backward_weight(Stream& stream, const Microbatch&, Stash& stash) {
-  down_.backward_weight(stream, stash.take(kGradOutput), stash.take(stash.has(kKeptActivated) ? kKeptActivated : kActivated));
+  down_.backward_weight(stream, stash.take(kGradOutput),
+                        stash.take(stash.has(kKeptActivated) ? kKeptActivated : kActivated));
   up_.backward_weight(stream, stash.take(kGradUp), stash.take(kNormed2));
   norm2_.backward_weight(stream, stash.take(kGradNorm2));
   attention_out_.backward_weight(stream, stash.take(kGradHidden), stash.take(kAttention));

@@ -17,13 +17,13 @@ enum Slot : int { kGradInput };
 constexpr int64_t kChunkBytes = int64_t{256} << 20;
 constexpr int64_t kChunkMultiple = 64;  // tokens
 
-int64_t chunk_tokens(int64_t num_tokens, int64_t vocab) {
+}  // namespace
+
+int64_t LossHead::chunk_tokens(int64_t num_tokens, int64_t vocab) {
   const int64_t fit = std::max<int64_t>(1, kChunkBytes / (vocab * 4));
   if (fit >= num_tokens) return num_tokens;
   return std::max(kChunkMultiple, fit / kChunkMultiple * kChunkMultiple);
 }
-
-}  // namespace
 
 std::vector<Weight*> LossHead::weights() {
   std::vector<Weight*> list;

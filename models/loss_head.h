@@ -23,6 +23,9 @@ class LossHead final : public Unit {
   Tensor backward_input(Stream& stream, const Microbatch& microbatch, const Tensor& dy, Stash& stash) override;
   void backward_weight(Stream&, const Microbatch&, Stash&) override {}
 
+  // Tokens whose logits exist at the same time, of a microbatch of `num_tokens`.
+  static int64_t chunk_tokens(int64_t num_tokens, int64_t vocab);
+
   // Logits f32 [n, V] of hidden states x [n, C], for generation.
   Tensor logits(Stream& stream, const Tensor& x) const;
 

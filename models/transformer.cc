@@ -43,6 +43,9 @@ Transformer::Transformer(Stream& stream, const ModelConfig& config, const Option
 void Transformer::add_bucket(Stream& stream, const Options& options, std::string name, std::vector<Weight*> weights) {
   Bucket::Options bucket_options;
   bucket_options.compute = options.compute;
+  bucket_options.gradients = options.gradients;
+  bucket_options.states = options.states;
+  bucket_options.with_master = options.with_master;
   bucket_options.with_optimizer_states = options.with_optimizer_states;
   buckets_.push_back(std::make_unique<Bucket>(stream, std::move(name), weights, bucket_options));
   for (Weight* weight : weights) {

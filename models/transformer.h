@@ -18,8 +18,11 @@ class Transformer {
  public:
   struct Options {
     DType compute = DType::f32;
-    int64_t max_sequence = 0;  // longest sequence that will run, tokens; size of the rotary table
+    DType gradients = DType::f32;
+    DType states = DType::f32;  // of the optimizer
+    int64_t max_sequence = 0;   // longest sequence that will run, tokens; size of the rotary table
     bool with_optimizer_states = true;
+    bool with_master = true;  // fp32 master weights beside bf16 ones
   };
 
   // Allocates everything; weights are zero until `initialize`. REQUIRES: the configuration was checked.

@@ -11,8 +11,9 @@ namespace trireme {
 
 class Optimizer {
  public:
-  // The buckets outlive the optimizer and have optimizer states.
-  Optimizer(Stream& stream, const OptimizerConfig& config, std::vector<Bucket*> buckets);
+  // The buckets outlive the optimizer and have optimizer states. `seed` is that of the run: it selects the draws of
+  // stochastic rounding (core/ops/adamw.h).
+  Optimizer(Stream& stream, const OptimizerConfig& config, uint64_t seed, std::vector<Bucket*> buckets);
 
   // Updates weights and states from the reduced gradients. `update` counts from 1; `loss` f64 [1] is looked at for
   // NaN and Inf only. When the norm or the loss is not finite nothing changes, in this update or any later one.
@@ -25,7 +26,8 @@ class Optimizer {
  private:
   OptimizerConfig config_;
   std::vector<Bucket*> buckets_;
-  Tensor sum_squares_;  // f64 [1]
+  std::vector<Tensor> ranges_;  // of each bucket, i64 [parameters, 5] (core/ops/update_range.h)
+  Tensor sum_squares_;          // f64 [1]
   ops::UpdateScalars scalars_;
 };
 

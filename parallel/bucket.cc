@@ -17,6 +17,7 @@ int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit;
 Bucket::Bucket(Stream& stream, std::string name, std::vector<Weight*> weights, const Options& options)
     : name_(std::move(name)), weights_(std::move(weights)), compute_(options.compute) {
   TRIREME_CHECK(!weights_.empty());
+  TRIREME_CHECK(options.with_master || compute_ == DType::bf16, "fp32 weights are their own master");
   reduce_axes_ = weights_.front()->parts.front().gradient_placement.partial_axes();
   int64_t n = 0;
   for (const Weight* weight : weights_) {
@@ -24,9 +25,8 @@ Bucket::Bucket(Stream& stream, std::string name, std::vector<Weight*> weights, c
     offsets_.push_back(n);
     for (const Parameter& part : weight->parts) {
       TRIREME_CHECK(part.gradient_placement.partial_axes() == reduce_axes_, "a bucket of different reductions");
-      if (segments_.empty() || segments_.back().decays != part.decays()) segments_.push_back({n, n, part.decays()});
+      segments_.push_back({n, n + part.shape.numel(), &part});
       n += part.shape.numel();
-      segments_.back().end = n;
     }
   }
   n = round_up(n, kAlignment * options.divisor);
@@ -37,11 +37,11 @@ Bucket::Bucket(Stream& stream, std::string name, std::vector<Weight*> weights, c
     return t;
   };
   value_ = zeros(compute_, MemoryTag::parameters);
-  gradient_ = zeros(DType::f32, MemoryTag::gradients);
+  gradient_ = zeros(options.gradients, MemoryTag::gradients);
   if (options.with_optimizer_states) {
-    master_ = compute_ == DType::f32 ? value_ : zeros(DType::f32, MemoryTag::optimizer);
-    m_ = zeros(DType::f32, MemoryTag::optimizer);
-    v_ = zeros(DType::f32, MemoryTag::optimizer);
+    if (options.with_master) master_ = compute_ == DType::f32 ? value_ : zeros(DType::f32, MemoryTag::optimizer);
+    m_ = zeros(options.states, MemoryTag::optimizer);
+    v_ = zeros(options.states, MemoryTag::optimizer);
   }
   for (size_t i = 0; i < weights_.size(); ++i) {
     Weight& weight = *weights_[i];
@@ -102,13 +102,18 @@ Tensor Bucket::view_of(const Tensor& flat, const Parameter& parameter) const {
   return flat.flat_slice(offset_of(parameter), parameter.shape);
 }
 
+const Tensor& Bucket::buffer(Buffer kind) const {
+  switch (kind) {
+    case Buffer::master: return master_.defined() ? master_ : value_;
+    case Buffer::gradient: return gradient_;
+    case Buffer::first_moment: return m_;
+    case Buffer::second_moment: return v_;
+  }
+  return value_;
+}
+
 void Bucket::read(Stream& stream, const Parameter& parameter, Buffer kind, float* host) const {
-  const bool has_master = master_.defined();
-  const Tensor& flat = kind == Buffer::master         ? (has_master ? master_ : value_)
-                       : kind == Buffer::gradient     ? gradient_
-                       : kind == Buffer::first_moment ? m_
-                                                      : v_;
-  Tensor view = view_of(flat, parameter);
+  Tensor view = view_of(buffer(kind), parameter);
   if (view.dtype() == DType::bf16) {
     Tensor wide = Tensor::empty(stream, view.shape(), DType::f32, MemoryTag::workspace);
     ops::cast(stream, view, wide);
@@ -119,21 +124,15 @@ void Bucket::read(Stream& stream, const Parameter& parameter, Buffer kind, float
 }
 
 void Bucket::write(Stream& stream, const Parameter& parameter, Buffer kind, const float* host) {
-  if (kind == Buffer::master) {
-    if (value_.dtype() == DType::bf16) {
-      Tensor wide = master_.defined() ? view_of(master_, parameter)
-                                      : Tensor::empty(stream, parameter.shape, DType::f32, MemoryTag::workspace);
-      ops::copy_from_host(stream, host, wide);
-      Tensor narrow = view_of(value_, parameter);
-      ops::cast(stream, wide, narrow);
-    } else {
-      Tensor view = view_of(value_, parameter);
-      ops::copy_from_host(stream, host, view);
-    }
-    return;
+  Tensor view = view_of(buffer(kind), parameter);
+  Tensor wide =
+      view.dtype() == DType::f32 ? view : Tensor::empty(stream, parameter.shape, DType::f32, MemoryTag::workspace);
+  ops::copy_from_host(stream, host, wide);
+  if (view.dtype() == DType::bf16) ops::cast(stream, wide, view);
+  if (kind == Buffer::master && value_.dtype() == DType::bf16 && view.dtype() == DType::f32) {
+    Tensor narrow = view_of(value_, parameter);
+    ops::cast(stream, wide, narrow);
   }
-  Tensor view = view_of(kind == Buffer::gradient ? gradient_ : kind == Buffer::first_moment ? m_ : v_, parameter);
-  ops::copy_from_host(stream, host, view);
 }
 
 }  // namespace trireme

@@ -2,8 +2,8 @@
 // are one tensor each, in the same order, so that a collective or an optimizer pass is one call over the whole.
 //
 // Each weight begins at a multiple of 64 elements; the gaps and the padded end stay zero in every buffer. The length
-// divides by the data degree. With fp32 compute, `value` and `master` are the same memory. (Rajbhandari et al. 2020,
-// "ZeRO")
+// divides by the data degree. With fp32 compute, `value` and `master` are the same memory; with bf16 compute the master
+// may be left out, and then the values are all there is of the weights. (Rajbhandari et al. 2020, "ZeRO")
 #pragma once
 
 #include <string>
@@ -13,19 +13,22 @@
 
 namespace trireme {
 
-// A run of elements of a bucket with one weight-decay setting.
+// Where a parameter lies in its bucket.
 struct BucketSegment {
   int64_t begin = 0;
   int64_t end = 0;
-  bool decays = false;
+  const Parameter* parameter = nullptr;
 };
 
 class Bucket {
  public:
   struct Options {
     DType compute = DType::f32;         // of `value`
+    DType gradients = DType::f32;       // f32 or bf16
+    DType states = DType::f32;          // of m and v, f32 or bf16
     int64_t divisor = 1;                // the length is a multiple of it
-    bool with_optimizer_states = true;  // m and v, and a master copy where compute is bf16
+    bool with_optimizer_states = true;  // m and v, and the master
+    bool with_master = true;            // where compute is bf16; REQUIRES: true where it is f32
   };
 
   // Allocates on the stream's device, zeroes, and points the weights' and parameters' tensors into the buffers.
@@ -40,8 +43,9 @@ class Bucket {
   // Zeroes the gradients of weights that no op of this step wrote.
   void finish_gradients(Stream& stream);
 
-  // Copies one parameter (a part of a weight of this bucket) from or to host fp32, with its master copy.
-  // `kind` selects the buffer.
+  // Copies one parameter (a part of a weight of this bucket) from or to host fp32; `kind` selects the buffer. `master`
+  // is the most precise copy of the weights that there is; writing it writes every copy. What a buffer in bf16 gave,
+  // it takes back unchanged.
   enum class Buffer : uint8_t { master, gradient, first_moment, second_moment };
   void read(Stream& stream, const Parameter& parameter, Buffer kind, float* host) const;
   void write(Stream& stream, const Parameter& parameter, Buffer kind, const float* host);
@@ -49,12 +53,12 @@ class Bucket {
   const std::string& name() const { return name_; }
   int64_t numel() const { return value_.numel(); }  // with padding
   const std::vector<Weight*>& weights() const { return weights_; }
-  const std::vector<BucketSegment>& segments() const { return segments_; }
-  AxisSet reduce_axes() const { return reduce_axes_; }  // over which the gradients are partial
+  const std::vector<BucketSegment>& segments() const { return segments_; }  // one for each parameter, ascending
+  AxisSet reduce_axes() const { return reduce_axes_; }                      // over which the gradients are partial
 
   Tensor& value() { return value_; }
   Tensor& gradient() { return gradient_; }
-  Tensor& master() { return master_; }
+  Tensor& master() { return master_; }  // undefined without states, or without a master
   Tensor& first_moment() { return m_; }
   Tensor& second_moment() { return v_; }
   // The view of `flat` (any of the above) at `parameter`.
@@ -62,6 +66,7 @@ class Bucket {
 
  private:
   int64_t offset_of(const Parameter& parameter) const;
+  const Tensor& buffer(Buffer kind) const;
 
   std::string name_;
   std::vector<Weight*> weights_;

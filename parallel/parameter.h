@@ -34,7 +34,7 @@ struct Parameter {
   std::set<int> stages = {0};    // the pipeline stages that use it
 
   Tensor value;     // compute dtype, a view into the bucket
-  Tensor gradient;  // f32, likewise
+  Tensor gradient;  // f32 or bf16, likewise
 
   bool decays() const { return role == Role::matrix || role == Role::embedding; }
 };
@@ -59,7 +59,7 @@ class Weight {
 
   std::vector<Parameter> parts;
   Tensor value;     // of `shape`, compute dtype
-  Tensor gradient;  // of `shape`, f32
+  Tensor gradient;  // of `shape`, f32 or bf16
   bool gradient_written = false;
 };
 

@@ -57,6 +57,13 @@ void check_consistent(const Config& config, const KeyPlaces& places) {
                        .expected = "at most the peak learning rate",
                        .where = place_of(places, "optimizer.schedule.min_lr")});
   }
+  if (config.precision.master == MasterType::none && config.precision.compute == ComputeType::fp32) {
+    throw ConfigError({.what = "precision.master: none keeps the weights in bf16 alone, and precision.compute is fp32",
+                       .expected = "precision.compute: bf16 or auto",
+                       .found = "fp32",
+                       .where = place_of(places, "precision.master"),
+                       .hint = "precision.master: fp32, which takes no memory of its own when the compute is fp32"});
+  }
   const bool learned_positions = config.model.rope.type == RopeType::none;
   if (learned_positions && config.data.sequence_length > config.model.max_positions) {
     throw ConfigError({.what = "data.sequence_length is longer than the model's position table",
@@ -92,11 +99,6 @@ void check_supported(const Config& config, const KeyPlaces& places) {
 
   const PrecisionConfig& precision = config.precision;
   require_built(places, precision.compute != ComputeType::fp8, "precision.compute", "fp8", "auto");
-  require_built(places, precision.master == MasterType::fp32, "precision.master", to_string(precision.master), "fp32");
-  require_built(places, precision.gradients == StateType::fp32, "precision.gradients", to_string(precision.gradients),
-                "fp32");
-  require_built(places, precision.optimizer_states == StateType::fp32, "precision.optimizer_states",
-                to_string(precision.optimizer_states), "fp32");
 }
 
 }  // namespace trireme

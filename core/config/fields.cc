@@ -109,10 +109,13 @@ static void describe(FieldVisitor& v, OptimizerConfig& c) {
 }
 
 static void describe(FieldVisitor& v, PrecisionConfig& c) {
-  v.field({.name = "compute", .doc = "auto: bf16 where hardware has it, else fp32"}, EnumRef(c.compute));
+  v.field({.name = "compute", .doc = "auto: bf16 where hardware has it or master is none, else fp32"},
+          EnumRef(c.compute));
   v.field({.name = "master", .doc = "master weights; none: bf16 weights with stochastic rounding"}, EnumRef(c.master));
-  v.field({.name = "gradients", .doc = "accumulation and reduction of gradients"}, EnumRef(c.gradients));
-  v.field({.name = "optimizer_states", .doc = "the moments"}, EnumRef(c.optimizer_states));
+  v.field({.name = "gradients", .doc = "buffers in which gradients are added up and reduced; sums of a call are fp32"},
+          EnumRef(c.gradients));
+  v.field({.name = "optimizer_states", .doc = "Adam's moments; bf16: with stochastic rounding"},
+          EnumRef(c.optimizer_states));
 }
 
 static void describe(FieldVisitor& v, ParallelConfig& c) {

@@ -1,4 +1,4 @@
-// The constants of one step of AdamW, as the kernels of every device take them.
+// What the kernels of AdamW take on every device: the constants of one step, and which weights they move.
 #pragma once
 
 #include <cmath>
@@ -8,7 +8,7 @@
 
 namespace trireme::ops {
 
-// Formed in fp64 and rounded once.
+// Formed in fp64 and rounded once; `decay` is that of the ranges that decay.
 inline math::AdamWStep adamw_step(const AdamW& options) {
   const double beta1 = options.beta1;
   const double beta2 = options.beta2;
@@ -23,6 +23,21 @@ inline math::AdamWStep adamw_step(const AdamW& options) {
   step.inv_sqrt_correct2 = static_cast<float>(1.0 / std::sqrt(1.0 - std::pow(beta2, t)));
   step.decay = static_cast<float>(static_cast<double>(options.lr) * options.weight_decay);
   return step;
+}
+
+// The weights of AdamWTensors, a parameter of the kernels.
+enum class Stored : uint8_t { master, master_and_weight, weight };
+
+// Calls f.template operator()<which of them are there>().
+template <class F>
+void with_stored(const AdamWTensors& state, F&& f) {
+  if (!state.weight.defined()) {
+    f.template operator()<Stored::master>();
+  } else if (state.master.defined()) {
+    f.template operator()<Stored::master_and_weight>();
+  } else {
+    f.template operator()<Stored::weight>();
+  }
 }
 
 }  // namespace trireme::ops

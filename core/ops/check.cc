@@ -29,6 +29,17 @@ void check_tensor(const Stream& stream, std::string_view op, std::string_view na
   }
 }
 
+void check_float(const Stream& stream, std::string_view op, std::string_view name, const Tensor& tensor,
+                 const Shape& shape) {
+  check_place(stream, op, name, tensor);
+  const bool is_float = tensor.dtype() == DType::f32 || tensor.dtype() == DType::bf16;
+  if (!is_float || !(tensor.shape() == shape)) [[unlikely]] {
+    throw BugError({.what = std::string(op) + ": " + std::string(name) + " does not fit the other arguments",
+                    .expected = "f32 or bf16, " + shape.str(),
+                    .found = describe(tensor.dtype(), tensor.shape())});
+  }
+}
+
 void check_float_matrix(const Stream& stream, std::string_view op, std::string_view name, const Tensor& tensor) {
   check_place(stream, op, name, tensor);
   if (tensor.ndim() != 2 || (tensor.dtype() != DType::f32 && tensor.dtype() != DType::bf16)) [[unlikely]] {

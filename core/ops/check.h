@@ -12,6 +12,10 @@ namespace trireme::ops {
 void check_tensor(const Stream& stream, std::string_view op, std::string_view name, const Tensor& tensor, DType dtype,
                   const Shape& shape);
 
+// The same for a tensor of this shape, f32 or bf16.
+void check_float(const Stream& stream, std::string_view op, std::string_view name, const Tensor& tensor,
+                 const Shape& shape);
+
 // The same for a matrix of any size of f32 or bf16, whose dtype and shape the other arguments then follow.
 void check_float_matrix(const Stream& stream, std::string_view op, std::string_view name, const Tensor& tensor);
 

@@ -47,7 +47,7 @@ void add(Stream& stream, const Tensor& a, const Tensor& b, Tensor& y) {
 
 void accumulate(Stream& stream, const Tensor& x, Tensor& y, bool accumulate) {
   check_f32(stream, "accumulate", "x", x);
-  check_f32(stream, "accumulate", "y", y);
+  check_float(stream, "accumulate", "y", y, y.shape());
   check_same_count("accumulate", x, y);
   TRIREME_DISPATCH(stream, accumulate(stream, x, y, accumulate));
 }
@@ -64,7 +64,7 @@ void sum(Stream& stream, const Tensor& x, Tensor& out, bool accumulate) {
 }
 
 void sum_squares(Stream& stream, const Tensor& x, Tensor& out, bool accumulate) {
-  check_f32(stream, "sum_squares", "x", x);
+  check_float(stream, "sum_squares", "x", x, x.shape());
   check_tensor(stream, "sum_squares", "out", out, DType::f64, {1});
   TRIREME_DISPATCH(stream, sum_squares(stream, x, out, accumulate));
 }

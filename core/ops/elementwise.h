@@ -16,13 +16,14 @@ void copy(Stream& stream, const Tensor& x, Tensor& y);
 void cast(Stream& stream, const Tensor& x, Tensor& y);
 // y = a + b; f32 or bf16; y may alias either.
 void add(Stream& stream, const Tensor& a, const Tensor& b, Tensor& y);
-// y = x or y += x, with `accumulate`; both f32 (weight gradients that a fused kernel left in a temporary).
+// y = x or y += x, with `accumulate` (weight gradients that a fused kernel left in a temporary). x f32; y f32, or bf16
+// whose sum with x is formed in fp32 and rounded to nearest.
 void accumulate(Stream& stream, const Tensor& x, Tensor& y, bool accumulate);
 // x *= factor, f32.
 void scale(Stream& stream, Tensor& x, float factor);
 // out[0] (+)= Σ x in fp64. x f32; out f64 [1].
 void sum(Stream& stream, const Tensor& x, Tensor& out, bool accumulate);
-// out[0] (+)= Σ x² in fp64. x f32; out f64 [1].
+// out[0] (+)= Σ x² in fp64. x f32 or bf16; out f64 [1].
 void sum_squares(Stream& stream, const Tensor& x, Tensor& out, bool accumulate);
 
 // Copies between host memory and a tensor on the stream's device (the same memory on the CPU).

@@ -12,7 +12,8 @@ void embedding_forward(Stream& stream, const Tensor& tokens, const Tensor& table
                        const Tensor& position_table, Tensor& y);
 
 // dtable[id] += Σ dy[n] over the n with ids[n] = id, in an order that depends on nothing but the ids: the same bits run
-// after run, and on any number of threads. dtable f32 [V, C]; without `accumulate` it is zeroed first.
+// after run, and on any number of threads. dtable f32 or bf16 [V, C]; without `accumulate` it is zeroed first. In bf16
+// the sum of the call, with what was there before, is formed in fp32 and rounded once, to nearest.
 void embedding_backward(Stream& stream, const Tensor& ids, const Tensor& dy, Tensor& dtable, bool accumulate);
 
 }  // namespace trireme::ops

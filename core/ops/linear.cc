@@ -43,8 +43,8 @@ void linear_backward_weight(Stream& stream, const Tensor& dy, const Tensor& x, T
   check_float_matrix(stream, "linear_backward_weight", "dy", dy);
   check_float_matrix(stream, "linear_backward_weight", "x", x);
   check_tensor(stream, "linear_backward_weight", "x", x, dy.dtype(), {dy.dim(0), x.dim(1)});
-  check_tensor(stream, "linear_backward_weight", "dweight", dweight, DType::f32, {dy.dim(1), x.dim(1)});
-  if (dbias.defined()) check_tensor(stream, "linear_backward_weight", "dbias", dbias, DType::f32, {dy.dim(1)});
+  check_float(stream, "linear_backward_weight", "dweight", dweight, {dy.dim(1), x.dim(1)});
+  if (dbias.defined()) check_tensor(stream, "linear_backward_weight", "dbias", dbias, dweight.dtype(), {dy.dim(1)});
   TRIREME_DISPATCH(stream, linear_backward_weight(stream, dy, x, dweight, dbias, accumulate));
 }
 

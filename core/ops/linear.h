@@ -1,7 +1,7 @@
 // Linear layers: y = x·wᵀ + b, and its two backward halves.
 //
-// x [N, in], w [out, in], b [out], y [N, out]. x, w, b and y share a dtype (f32 or bf16); gradients of weights
-// are always f32. The sums inside are fp32. N, in and out are arbitrary, 0 rows included.
+// x [N, in], w [out, in], b [out], y [N, out]. x, w, b and y share a dtype (f32 or bf16); gradients of weights are f32
+// or bf16, whatever the others are. The sums inside are fp32. N, in and out are arbitrary, 0 rows included.
 #pragma once
 
 #include "core/ops/activation.h"
@@ -20,7 +20,8 @@ void linear_add_forward(Stream& stream, const Tensor& x, const Tensor& weight, c
 void linear_backward_input(Stream& stream, const Tensor& dy, const Tensor& weight, Tensor& dx, bool accumulate);
 
 // dw = dyᵀ·x, or dw += dyᵀ·x; dbias likewise with the column sums of dy; `dbias` may be undefined.
-// dw f32 [out, in], dbias f32 [out].
+// dw f32 or bf16 [out, in], dbias [out] of dw's dtype. In bf16 the sum of the call, with what was there before, is
+// formed in fp32 and rounded once, to nearest.
 void linear_backward_weight(Stream& stream, const Tensor& dy, const Tensor& x, Tensor& dweight, Tensor& dbias,
                             bool accumulate);
 

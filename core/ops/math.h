@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "core/host_device.h"
+#include "core/random/philox.h"
 #include "core/tensor/dtype.h"
 
 namespace trireme::math {
@@ -17,6 +18,33 @@ TRIREME_HOST_DEVICE float load(const float* p) { return *p; }
 TRIREME_HOST_DEVICE float load(const bf16* p) { return bit_cast<float>(static_cast<uint32_t>(p->bits) << 16); }
 TRIREME_HOST_DEVICE void store(float* p, float value) { *p = value; }
 TRIREME_HOST_DEVICE void store(bf16* p, float value) { p->bits = bf16::round(value); }
+
+// Rounds to bf16 up or down by 16 random bits, so that the mean over all of them is the value: towards ±∞ with the
+// probability of (distance from the bf16 below, in magnitude) / (distance between the two). A value that bf16 holds
+// stays; infinity and NaN stay; above the largest bf16 the upper neighbour is infinity, as for rounding to nearest.
+TRIREME_HOST_DEVICE uint16_t round_stochastic(float value, uint32_t bits) {
+  const uint32_t x = bit_cast<uint32_t>(value);
+  const uint32_t quiet = x | 0x00400000u;
+  return static_cast<uint16_t>((value != value ? quiet : x + (bits & 0xFFFFu)) >> 16);
+}
+TRIREME_HOST_DEVICE void store_stochastic(bf16* p, float value, uint32_t bits) {
+  p->bits = round_stochastic(value, bits);
+}
+TRIREME_HOST_DEVICE void store_stochastic(float* p, float value, uint32_t) { *p = value; }
+
+// What of an element is rounded: each has draws of its own.
+enum class Rounded : uint8_t { weight, first_moment, second_moment };
+
+// The draws for elements 8·group … 8·group + 7 of the parameter with this key (random_key(seed, name)) in update
+// `step` >= 1: element 8·group + i takes half_word(block, i). Other uses of the key take streams 0 to 3.
+TRIREME_HOST_DEVICE PhiloxBlock rounding_block(uint64_t key, int64_t step, Rounded what, int64_t group) {
+  return philox4x32(key, static_cast<uint64_t>(group),
+                    (static_cast<uint64_t>(step) << 2) | static_cast<uint64_t>(what));
+}
+// The same for one element.
+TRIREME_HOST_DEVICE uint32_t rounding_draw(uint64_t key, int64_t step, Rounded what, int64_t element) {
+  return half_word(rounding_block(key, step, what, element >> 3), static_cast<int>(element & 7));
+}
 
 // eˣ to 1.5 ulp for −88 <= x <= 88; results below 2⁻¹²⁶·0.7 are 0.
 TRIREME_HOST_DEVICE float exp_between(float x) {

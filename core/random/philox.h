@@ -37,6 +37,11 @@ TRIREME_HOST_DEVICE PhiloxBlock philox4x32(uint64_t key, uint64_t counter, uint6
   return {{c0, c1, c2, c3}};
 }
 
+// Sixteen of those bits: i in [0, 8), the low half of a word before its high half.
+TRIREME_HOST_DEVICE uint32_t half_word(const PhiloxBlock& block, int i) {
+  return (block.x[i >> 1] >> (16 * (i & 1))) & 0xFFFFu;
+}
+
 // Uniform in [0, 1) with 24 bits.
 TRIREME_HOST_DEVICE float uniform_from_bits(uint32_t bits) { return static_cast<float>(bits >> 8) * 0x1p-24f; }
 

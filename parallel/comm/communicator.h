@@ -1,5 +1,5 @@
 // A group of ranks that exchange tensors. One interface, several backends: `self` (a group of one),
-// `thread` (ranks are threads of one process), `mpi` (processes, host memory), `nccl` (GPUs).
+// `thread` (ranks are threads of one process), `mpi` (processes, host memory; device memory by copies), `nccl` (GPUs).
 //
 // Order. Every rank of a group makes the same collective calls in the same order with the same sizes,
 // dtypes and ops; a difference is an error where a backend can see it. The calls on one communicator run
@@ -13,7 +13,8 @@
 //
 // Sums. `self`, `thread` and `mpi` add in rank order, in the dtype of the tensor (bf16: in fp32, rounded
 // once at the end), whatever the size of the message: the result has the same bits on all ranks and on all
-// three backends. Integer sums wrap. `max` and `min` give NaN when any input is NaN.
+// three backends. `nccl` adds in an order of its own (nccl_communicator.h). Integer sums wrap. `max` and `min` give NaN
+// when any input is NaN.
 //
 // Point-to-point. A send is done only when the peer has posted the matching receive; nothing is buffered.
 // Each ordered pair of ranks of a communicator is one FIFO. Since calls run one after the other, transfers

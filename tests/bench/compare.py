@@ -101,10 +101,11 @@ def tree_seconds(pid):
 class Worker:
     """A program that speaks the protocol of README.md. Frozen whenever no command runs."""
 
-    def __init__(self, label, command):
+    def __init__(self, label, command, variables=None):
+        """`variables` are added to the environment."""
         self.label = label
         self.log = tempfile.NamedTemporaryFile("w+", prefix="trireme-bench-", suffix=".log", delete=False)
-        environment = dict(os.environ)
+        environment = dict(os.environ) | (variables or {})
         if os.geteuid() == 0:
             environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,

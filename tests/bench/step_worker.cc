@@ -1,43 +1,38 @@
-// Trireme's training step as a worker of compare.py. The protocol and the two models are described in README.md here.
-#include <algorithm>
-#include <chrono>
+// Trireme's training step as a worker of compare.py and gpu_compare.py. The protocol and the models are described in
+// README.md here.
 #include <cstdlib>
 #include <iostream>
-#include <map>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "core/config/load.h"
 #include "core/ops/cpu/gemm_peak.h"
 #include "core/ops/elementwise.h"
-#include "core/random/philox.h"
 #include "launcher/rank_context.h"
 #include "launcher/rank_env.h"
-#include "launcher/train_step.h"
+#include "tests/bench/step_runner.h"
 
 namespace trireme {
 namespace {
 
-using Clock = std::chrono::steady_clock;
 using nlohmann::json;
 
 struct Options {
+  std::string config;             // a YAML file; or one of the CPU's cases:
+  std::vector<std::string> sets;  // with --config: key=value
   std::string model;
   std::string dtype = "fp32";
   int threads = 1;
 };
 
-struct BenchModel {
-  Config config;
-  int64_t batch = 0;
-  int64_t sequence = 256;
-};
+constexpr int64_t kCpuSequence = 256;
 
-BenchModel make_model(const Options& options) {
-  BenchModel bench;
-  Config& c = bench.config;
+// The models of the CPU's cases.
+Config cpu_case(const Options& options, int64_t ranks) {
+  Config c;
   ModelConfig& m = c.model;
   if (options.model == "gpt2-124m") {
-    bench.batch = 4;
+    c.batch.global = 4;
     m.family = ModelFamily::gpt2;
     m.hidden_size = 768;
     m.num_layers = 12;
@@ -52,7 +47,7 @@ BenchModel make_model(const Options& options) {
     m.rope.type = RopeType::none;
     m.tie_embeddings = true;
   } else if (options.model == "llama-9.6m") {
-    bench.batch = 16;
+    c.batch.global = 16;
     m.hidden_size = 384;
     m.num_layers = 6;
     m.num_heads = 6;
@@ -64,100 +59,17 @@ BenchModel make_model(const Options& options) {
   } else {
     throw ConfigError({.what = "no such model", .expected = "gpt2-124m or llama-9.6m", .found = options.model});
   }
+  c.run.device = DeviceChoice::cpu;
   c.run.threads = options.threads;
-  c.batch.global = bench.batch;
-  c.data.sequence_length = bench.sequence;
+  c.batch.micro = c.batch.global / ranks;
+  c.data.sequence_length = kCpuSequence;
   c.precision.compute = options.dtype == "bf16" ? ComputeType::bf16 : ComputeType::fp32;
   c.optimizer.schedule.type = LrScheduleType::constant;
-  return bench;
+  return c;
 }
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
-
-class Worker {
- public:
-  Worker(RankContext& rank, const BenchModel& bench)
-      : rank_(rank),
-        bench_(bench),
-        model_(rank.stream(), bench.config.model,
-               {.compute = resolve_compute(bench.config, rank.stream().device()), .max_sequence = bench.sequence}) {
-    model_.initialize(rank.stream(), 1234);
-    step_ = std::make_unique<TrainStep>(rank.stream(), rank.data(), model_, bench.config);
-  }
-
-  int64_t num_parameters() const { return model_.num_parameters(); }
-
-  json steps(int64_t count) {
-    std::vector<double> seconds;
-    std::map<std::string, std::vector<double>> phases;
-    double loss = 0;
-    for (int64_t i = 0; i < count; ++i) {
-      draw_tokens();
-      const auto begin = Clock::now();
-      step_->forward_backward(std::span(&microbatch_, 1));
-      const auto middle = Clock::now();
-      step_->update(3e-4, ++updates_);
-      const StepNumbers numbers = step_->take_numbers();
-      wait_for_all();
-      const auto end = Clock::now();
-      const auto since = [](auto a, auto b) { return std::chrono::duration<double>(b - a).count(); };
-      seconds.push_back(since(begin, end));
-      phases["forward and backward"].push_back(since(begin, middle));
-      phases["clip and optimizer"].push_back(since(middle, end));
-      phases["exposed communication"].push_back(numbers.exposed_comm_seconds);
-      loss = numbers.loss;
-    }
-    json answer = {{"seconds", seconds}, {"loss", loss}};
-    for (const auto& [name, values] : phases) answer["phases"][name] = median(values);
-    return answer;
-  }
-
-  json gemm() {
-    return {{"fp32_gflops", cpu::measure_peak_gflops(rank_.pool(), DType::f32)},
-            {"bf16_gflops", cpu::measure_peak_gflops(rank_.pool(), DType::bf16)}};
-  }
-
- private:
-  void draw_tokens() {
-    const int64_t local = bench_.batch / rank_.world_size();
-    const int64_t count = local * (bench_.sequence + 1);
-    tokens_.resize(static_cast<size_t>(local * bench_.sequence));
-    labels_.resize(tokens_.size());
-    positions_.resize(tokens_.size());
-    const uint64_t key = random_key(static_cast<uint64_t>(updates_), "tokens");
-    const auto draw = [&](int64_t i) {
-      return static_cast<int32_t>(uniform_below(key, static_cast<uint64_t>(rank_.rank() * count + i),
-                                                static_cast<uint64_t>(bench_.config.model.vocab_size)));
-    };
-    for (int64_t b = 0; b < local; ++b) {
-      for (int64_t t = 0; t < bench_.sequence; ++t) {
-        const size_t i = static_cast<size_t>(b * bench_.sequence + t);
-        tokens_[i] = draw(b * (bench_.sequence + 1) + t);
-        labels_[i] = draw(b * (bench_.sequence + 1) + t + 1);
-        positions_[i] = static_cast<int32_t>(t);
-      }
-    }
-    microbatch_ = {local, bench_.sequence, tokens_.data(), labels_.data(), positions_.data(), nullptr};
-  }
-
-  void wait_for_all() {
-    if (rank_.world_size() > 1) rank_.world().barrier(rank_.stream())->wait(rank_.stream());
-  }
-
-  RankContext& rank_;
-  BenchModel bench_;
-  Transformer model_;
-  std::unique_ptr<TrainStep> step_;
-  int64_t updates_ = 0;
-  std::vector<int32_t> tokens_, labels_, positions_;
-  HostMicrobatch microbatch_;
-};
 
 // Rank 0 reads commands and tells the others: a code and a number.
-enum Command : int64_t { kQuit, kStep, kGemm };
+enum Command : int64_t { kQuit, kStep, kPhases, kGemm };
 
 std::pair<int64_t, int64_t> read_command() {
   std::string line;
@@ -168,35 +80,52 @@ std::pair<int64_t, int64_t> read_command() {
     words >> word;
     if (word == "quit") return {kQuit, 0};
     if (word == "gemm") return {kGemm, 0};
+    if (word == "phases") return {kPhases, 0};
     if (word == "step" && words >> count && count >= 1) return {kStep, count};
     std::cout << json({{"error", "no such command: " + line}}).dump() << std::endl;
   }
   return {kQuit, 0};
 }
 
-int serve(RankContext& rank, const Options& options, const BenchModel& bench) {
-  Worker worker(rank, bench);
-  if (rank.is_main()) {
-    std::cout << json({{"ready", true},
-                       {"program", "trireme"},
-                       {"model", options.model},
-                       {"dtype", options.dtype},
-                       {"threads", rank.pool().size()},
-                       {"processes", rank.world_size()},
-                       {"parameters", worker.num_parameters()},
-                       {"tokens_per_step", bench.batch * bench.sequence}})
-                     .dump()
-              << std::endl;
-  }
+json measure_gemm(RankContext& rank) {
+  return {{"fp32_gflops", cpu::measure_peak_gflops(rank.pool(), DType::f32)},
+          {"bf16_gflops", cpu::measure_peak_gflops(rank.pool(), DType::bf16)}};
+}
+
+void say_ready(RankContext& rank, const Options& options, const Config& config, const StepRunner& runner) {
+  const int64_t sequence = config.data.sequence_length;
+  std::cout << json({{"ready", true},
+                     {"program", "trireme"},
+                     {"model", options.config.empty() ? options.model : options.config},
+                     {"dtype", dtype_name(runner.compute())},
+                     {"device", rank.device().str()},
+                     {"threads", rank.pool().size()},
+                     {"processes", rank.world_size()},
+                     {"parameters", runner.num_parameters()},
+                     {"micro", config.batch.micro},
+                     {"microbatches", runner.num_microbatches()},
+                     {"sequence", sequence},
+                     {"tokens_per_step", config.batch.global * sequence},
+                     {"flops_per_token", model_flops_per_token(config.model, sequence)},
+                     {"peak_flops", rank.device().peak_flops(runner.compute())}})
+                   .dump()
+            << std::endl;
+}
+
+int serve(RankContext& rank, const Options& options, const Config& config) {
+  StepRunner runner(rank, config);
+  if (rank.is_main()) say_ready(rank, options, config, runner);
   for (;;) {
     int64_t command[2] = {kQuit, 0};
     if (rank.is_main()) std::tie(command[0], command[1]) = read_command();
     if (rank.world_size() > 1) {
       Tensor shared = Tensor::borrow(command, {2}, DType::i64);
-      rank.world().broadcast(shared, 0, rank.stream())->wait(rank.stream());
+      rank.world().broadcast(shared, 0, rank.host_stream())->wait(rank.host_stream());
     }
     if (command[0] == kQuit) return 0;
-    const json answer = command[0] == kStep ? worker.steps(command[1]) : worker.gemm();
+    const json answer = command[0] == kStep     ? runner.steps(command[1])
+                        : command[0] == kPhases ? runner.phases()
+                                                : measure_gemm(rank);
     if (rank.is_main()) std::cout << answer.dump() << std::endl;
   }
 }
@@ -205,14 +134,17 @@ int run(int argc, char** argv) {
   Options options;
   for (int i = 1; i + 1 < argc; i += 2) {
     const std::string key = argv[i];
+    if (key == "--config") options.config = argv[i + 1];
+    if (key == "--set") options.sets.push_back(argv[i + 1]);
     if (key == "--model") options.model = argv[i + 1];
     if (key == "--dtype") options.dtype = argv[i + 1];
     if (key == "--threads") options.threads = std::atoi(argv[i + 1]);
   }
-  const BenchModel bench = make_model(options);
   std::unique_ptr<MpiRuntime> mpi;
   if (find_rank_env().under_mpi()) mpi = std::make_unique<MpiRuntime>();
-  return run_rank(bench.config, mpi.get(), [&](RankContext& rank) { return serve(rank, options, bench); });
+  const Config config =
+      options.config.empty() ? cpu_case(options, mpi ? mpi->size() : 1) : load_config(options.config, options.sets);
+  return run_rank(config, mpi.get(), [&](RankContext& rank) { return serve(rank, options, config); });
 }
 
 }  // namespace

@@ -71,7 +71,7 @@ cudaError_t cudaMalloc(void** data, size_t bytes) {
   *data = nullptr;
   return api("cudaMalloc", [&] {
     const int device = emulator::current_device();
-    if (emulator::any_capture(device)) return cudaErrorStreamCaptureUnsupported;
+    if (emulator::any_strict_capture(device)) return cudaErrorStreamCaptureUnsupported;
     return emulator::allocate_device(device, bytes, data);
   });
 }

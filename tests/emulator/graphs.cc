@@ -27,7 +27,7 @@ using emulator::HiddenLock;
 
 extern "C" {
 
-cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
   return api("cudaStreamBeginCapture", [&] {
     emulator::Stream* found = emulator::find_stream(stream);
     if (found == nullptr) return cudaErrorInvalidResourceHandle;
@@ -35,6 +35,7 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
     if (found->capture) return cudaErrorIllegalState;
     found->capture = emulator::Ref<emulator::Graph>::adopt(new emulator::Graph);
     found->capture_broken = false;
+    found->capture_relaxed = mode == cudaStreamCaptureModeRelaxed;
     return cudaSuccess;
   });
 }

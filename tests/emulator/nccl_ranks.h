@@ -23,6 +23,8 @@ inline void run_nccl_ranks(int ranks, const std::function<void(Communicator&, St
       std::vector<int> all;
       for (int r = 0; r < world.size(); ++r) all.push_back(r);
       const auto comm = make_nccl_communicator(world.split(all, "hosts"), "world", *gpu.stream, options);
+      TestDevice host;
+      world.barrier(host.stream)->wait(host.stream);  // or a rank may fail while another still joins
       body(*comm, *gpu.stream);
     } catch (const std::exception& error) {
       emulator::nccl_abort_all(std::string("rank failed: ") + error.what());

@@ -27,6 +27,7 @@ struct CUstream_st final : emulator::Counted {
   bool destroyed = false;
   emulator::Ref<emulator::Graph> capture;  // what is being captured, or nothing
   bool capture_broken = false;
+  bool capture_relaxed = false;  // allocations may go on meanwhile
   const char* running = nullptr;  // the operation's name
   std::string waits_for;
 
@@ -79,6 +80,8 @@ void wait_watched(Progress& progress, uint64_t target);
 // Gives up the handle's count; the thread ends when the queue is empty.
 void destroy_stream(Stream& stream);
 bool any_capture(int device);
+// Whether one forbids the device's other users to allocate.
+bool any_strict_capture(int device);
 // Whether the stream is being captured; that capture has failed then.
 bool break_capture(Stream& stream);
 

@@ -89,6 +89,14 @@ bool any_capture(int device) {
   return false;
 }
 
+bool any_strict_capture(int device) {
+  for (const Ref<Stream>& stream : living_streams()) {
+    HiddenLock lock(stream->mutex);
+    if (stream->device == device && stream->capture && !stream->capture_relaxed) return true;
+  }
+  return false;
+}
+
 void wait_watched(Progress& progress, uint64_t target) {
   const double limit = settings().stall_seconds;
   const double look = std::min(1.0, limit / 4);

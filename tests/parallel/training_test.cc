@@ -1,10 +1,12 @@
-// Whole training runs on one and several ranks as threads: what must be the same bits, and what must have happened.
+// Whole training runs on one and several ranks as threads: what must be the same bits, and what must have happened. They
+// run on the GPUs of a machine that has some.
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "checkpoint/checkpoint.h"
+#include "tests/run_devices.h"
 #include "tests/training.h"
 
 namespace trireme {
@@ -59,16 +61,25 @@ TEST_P(Resume, EqualsNeverHavingStopped) {
     for (const char* key : {"step", "tokens", "loss", "lr", "grad_norm"}) EXPECT_EQ(a[i][key], b[i][key]) << i << key;
   }
 }
-INSTANTIATE_TEST_SUITE_P(Ranks, Resume, ::testing::Values(1, 2, 4));
+INSTANTIATE_TEST_SUITE_P(Ranks, Resume, ::testing::ValuesIn(ranks_that_fit({1, 2, 4})));
 
 TEST_F(Training, ChangedSeedChangesTheBits) { EXPECT_NE(run("a", 3, 1, {}), run("b", 3, 1, {"run.seed=7"})); }
 
+TEST_F(Training, RunAfterRunHasTheSameBits) {
+  for (const int ranks : ranks_that_fit({1, 2})) {
+    for (const std::string compute : {"precision.compute=fp32", "precision.compute=bf16"}) {
+      const std::string name = compute.substr(compute.find('=') + 1) + std::to_string(ranks);
+      EXPECT_EQ(run(name + "a", 5, ranks, {compute}), run(name + "b", 5, ranks, {compute})) << name;
+    }
+  }
+}
+
 TEST_F(Training, LayoutsGiveTheSameLosses) {
-  run("one", 6, 1, {});
-  run("two", 6, 2, {});
-  run("four", 6, 4, {});
-  for (const char* name : {"two", "four"}) {
-    const auto a = metrics("one");
+  run("1", 6, 1, {});
+  for (const int ranks : ranks_that_fit({2, 4})) {
+    const std::string name = std::to_string(ranks);
+    run(name, 6, ranks, {});
+    const auto a = metrics("1");
     const auto b = metrics(name);
     ASSERT_EQ(b.size(), a.size());
     for (size_t i = 0; i < a.size(); ++i) {
@@ -79,12 +90,13 @@ TEST_F(Training, LayoutsGiveTheSameLosses) {
 }
 
 TEST_F(Training, RecomputationAndOverlapKeepTheBits) {
+  const int ranks = most_ranks(2);
   for (const char* compute : {"precision.compute=fp32", "precision.compute=bf16"}) {
-    const auto plain = run("plain", 4, 2, {compute, "checkpoint.resume=never"});
-    EXPECT_EQ(plain, run("sel", 4, 2, {compute, "recompute.mode=selective", "checkpoint.resume=never"}));
-    EXPECT_EQ(plain, run("full", 4, 2, {compute, "recompute.mode=full", "checkpoint.resume=never"}));
-    EXPECT_EQ(plain, run("first", 4, 2, {compute, "recompute={mode: full, layers: 1}", "checkpoint.resume=never"}));
-    EXPECT_EQ(plain, run("late", 4, 2, {compute, "parallel.overlap_grad_reduce=false", "checkpoint.resume=never"}));
+    const auto plain = run("plain", 4, ranks, {compute, "checkpoint.resume=never"});
+    EXPECT_EQ(plain, run("sel", 4, ranks, {compute, "recompute.mode=selective", "checkpoint.resume=never"}));
+    EXPECT_EQ(plain, run("full", 4, ranks, {compute, "recompute.mode=full", "checkpoint.resume=never"}));
+    EXPECT_EQ(plain, run("first", 4, ranks, {compute, "recompute={mode: full, layers: 1}", "checkpoint.resume=never"}));
+    EXPECT_EQ(plain, run("late", 4, ranks, {compute, "parallel.overlap_grad_reduce=false", "checkpoint.resume=never"}));
   }
 }
 
@@ -98,7 +110,7 @@ TEST_F(Training, LearnsAndMasksDocuments) {
 
 TEST_F(Training, AllocatorsAreIdleFromStepThreeOn) {
   const Config config = parse_config(tiny_yaml(dir_, 1), "test", {"run.dir=" + (dir_ / "idle")});
-  run_rank_contexts(config, 2, [&](RankContext& rank) {
+  run_rank_contexts(config, most_ranks(2), [&](RankContext& rank) {
     Transformer model(rank.stream(), config.model, {.max_sequence = config.data.sequence_length});
     model.initialize(rank.stream(), 1);
     TrainStep step(rank.stream(), rank.data(), model, config);
@@ -125,6 +137,7 @@ TEST_F(Training, AllocatorsAreIdleFromStepThreeOn) {
 
 // Gradients are reduced once a step, whatever the number of microbatches, and with overlap while backward still runs.
 TEST_F(Training, GradientsAreReducedOnceAndDuringBackward) {
+  if (most_ranks(2) < 2) GTEST_SKIP() << "needs two GPUs, and this machine has one";
   for (const bool overlap : {true, false}) {
     const Config config = parse_config(
         tiny_yaml(dir_, 1), "test",
@@ -162,12 +175,14 @@ TEST_F(Training, GradientsAreReducedOnceAndDuringBackward) {
 // profile: the traced steps of the traced rank, each with its layers, collectives and optimizer; the same bits as without.
 TEST_F(Training, ATraceHasWhatTheStepsDid) {
   const std::string file = dir_ / "trace.json";
+  if (most_ranks(2) < 2) GTEST_SKIP() << "needs two GPUs, and this machine has one";
   const auto traced = run("traced", 4, 2, {"profile.start=2", "profile.end=3", "profile.trace=" + file});
   EXPECT_EQ(traced, run("plain", 4, 2, {}));
   std::map<std::string, int> counts;
   const nlohmann::json trace = nlohmann::json::parse(read_file(file));
   for (const auto& event : trace.at("traceEvents")) {
-    if (event.at("ph") == "X") ++counts[event.at("name")];
+    // The first track is the host's; a GPU has each range on a track of its own once more.
+    if (event.at("ph") == "X" && event.at("tid") == 0) ++counts[event.at("name")];
   }
   EXPECT_EQ(counts["step"], 2);
   EXPECT_EQ(counts["data"], 2);

@@ -258,6 +258,10 @@ TEST(ConfigError, Contradictions) {
   EXPECT_NE(set_message("batch.ramp={start: 64, increment: 8, samples: 9}").find("batch.ramp.start is above"),
             std::string::npos);
   EXPECT_NE(set_message("optimizer.schedule.min_lr=1").find("min_lr is above optimizer.lr"), std::string::npos);
+  EXPECT_EQ(message([] { parse("precision: {compute: fp32}\n", {"precision.master=none"}); }),
+            "precision.master: none keeps the weights in bf16 alone, and precision.compute is fp32 (expected "
+            "precision.compute: bf16 or auto, found fp32) at --set precision.master; try precision.master: fp32, which "
+            "takes no memory of its own when the compute is fp32");
   EXPECT_NE(message([] {
               parse("", {"run.eval_every=5", "data.valid_fraction=0"});
             }).find("no validation data"),
@@ -266,7 +270,7 @@ TEST(ConfigError, Contradictions) {
 
 TEST(ConfigError, WhatIsNotBuiltSaysSo) {
   for (const char* set : {"parallel.tensor=2", "parallel.context=2", "parallel.pipeline=2", "parallel.expert=2",
-                          "parallel.zero=1", "parallel.sequence=true", "precision.compute=fp8", "precision.master=none",
+                          "parallel.zero=1", "parallel.sequence=true", "precision.compute=fp8",
                           "model.model_type=mixtral", "model.model_type=deepseek_v3"}) {
     EXPECT_NE(set_message(set).find("isn't built yet"), std::string::npos) << set << ": " << set_message(set);
   }

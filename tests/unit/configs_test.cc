@@ -44,5 +44,32 @@ TEST(Configs, QuickstartIsTheModelOfItsPage) {
   EXPECT_EQ(config.run.dir, "runs/kjv");
 }
 
+// Sizes and FLOPs of the models that the benchmarks time: the parameter counts of the published checkpoints, and 6 FLOPs
+// a weight that a token meets, causal attention counted half, by hand.
+struct KnownModel {
+  const char* file;
+  int64_t parameters;
+  double gigaflops_per_token;  // at 1,024 tokens
+};
+
+class KnownModels : public testing::TestWithParam<KnownModel> {};
+
+TEST_P(KnownModels, AreTheModelsOfTheirNames) {
+  const KnownModel& known = GetParam();
+  const Config config = load_config((kConfigs / known.file).string(), {});
+  EXPECT_EQ(count_parameters(config.model), known.parameters);
+  EXPECT_EQ(config.data.sequence_length, 1024);
+  EXPECT_EQ(config.batch.global * config.data.sequence_length, 524288);
+  EXPECT_NEAR(model_flops_per_token(config.model, 1024) * 1e-9, known.gigaflops_per_token, 0.005);
+}
+
+INSTANTIATE_TEST_SUITE_P(Configs, KnownModels,
+                         testing::Values(KnownModel{"gpt2-124m.yaml", 124439808, 0.798},
+                                         KnownModel{"qwen2.5-0.5b.yaml", 494032768, 3.096},
+                                         KnownModel{"qwen2.5-1.5b.yaml", 1543714304, 9.525},
+                                         KnownModel{"qwen2.5-3b.yaml", 3085938688, 18.967},
+                                         KnownModel{"qwen2.5-7b.yaml", 7615616512, 43.038}),
+                         [](const auto& test) { return "Model" + std::to_string(test.index); });
+
 }  // namespace
 }  // namespace trireme

@@ -5,6 +5,7 @@
 
 #include "core/device/cuda/cuda_device.h"
 #include "core/ops/elementwise.h"
+#include "core/ops/gemm_algorithms.h"
 #include "core/random/philox.h"
 
 namespace trireme::testing {
@@ -173,9 +174,12 @@ double OpTest::tolerance(DType dtype, OpKind kind) const { return testing::toler
 
 void OpTest::expect_same_bits_on_any_pool(const std::function<std::vector<Tensor>(Stream&)>& body) {
   std::vector<std::vector<std::byte>> first;
+  std::string algorithms;  // those that the first stream has chosen by timing
   for (const int num_threads : {1, 3}) {
     TestStream other(GetParam(), num_threads);
+    ops::import_gemm_algorithms(other.get(), algorithms);
     const std::vector<Tensor> results = body(other.get());
+    algorithms = ops::export_gemm_algorithms(other.get());
     for (size_t i = 0; i < results.size(); ++i) {
       const std::vector<std::byte> bytes = read_bytes(other.get(), results[i]);
       if (num_threads == 1) {

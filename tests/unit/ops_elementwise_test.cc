@@ -93,6 +93,22 @@ TEST_P(ElementwiseTest, AddScaleAccumulate) {
   }
 }
 
+// The terms keep their digits until the sum is rounded: 256 + 1.00003 lies above the middle of 256 and 258.
+TEST_P(ElementwiseTest, AccumulatesIntoBf16) {
+  for (const int64_t n : kSizes) {
+    const Tensor x = normal(DType::f32, {n}, "x");
+    const Tensor rounded = tensor(DType::bf16, {n}, read(x));
+    Tensor y = unset(DType::bf16, {n});
+    ops::accumulate(stream(), x, y, /*accumulate=*/false);
+    EXPECT_EQ(read(y), read(rounded));
+    ops::accumulate(stream(), x, y, /*accumulate=*/true);
+    expect_close(read(y), plus(read(rounded), 1, read(x)), tolerance(DType::bf16, OpKind::elementwise), "x + x");
+  }
+  Tensor y = tensor(DType::bf16, {2}, {256, 256});
+  ops::accumulate(stream(), tensor(DType::f32, {2}, {1.0000305, 0.999}), y, /*accumulate=*/true);
+  EXPECT_EQ(read(y), (Values{258, 256}));
+}
+
 TEST_P(ElementwiseTest, SumsAreInFp64) {
   for (const int64_t n : kSizes) {
     const Tensor x = normal(DType::f32, {n}, "x");
@@ -110,6 +126,20 @@ TEST_P(ElementwiseTest, SumsAreInFp64) {
     EXPECT_NEAR(read(out)[0], sum, 1e-12 * scale) << n;
     ops::sum(stream(), x, out, /*accumulate=*/true);
     EXPECT_NEAR(read(out)[0], 2 * sum, 2e-12 * scale) << n;
+    ops::sum_squares(stream(), x, out, /*accumulate=*/false);
+    EXPECT_NEAR(read(out)[0], squares, 1e-13 * (squares + 1)) << n;
+    ops::sum_squares(stream(), x, out, /*accumulate=*/true);
+    EXPECT_NEAR(read(out)[0], 2 * squares, 2e-13 * (squares + 1)) << n;
+  }
+}
+
+TEST_P(ElementwiseTest, SquaresOfBf16AreExact) {
+  for (const int64_t n : kSizes) {
+    const Tensor x = normal(DType::bf16, {n}, "x");
+    long double exact = 0;
+    for (const double v : read(x)) exact += static_cast<long double>(v * v);
+    const double squares = static_cast<double>(exact);
+    Tensor out = unset(DType::f64, {1});
     ops::sum_squares(stream(), x, out, /*accumulate=*/false);
     EXPECT_NEAR(read(out)[0], squares, 1e-13 * (squares + 1)) << n;
     ops::sum_squares(stream(), x, out, /*accumulate=*/true);

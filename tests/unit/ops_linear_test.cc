@@ -84,7 +84,6 @@ TEST_P(LinearTest, BackwardMatchesReference) {
       const Tensor dy = normal(dtype, {c.rows, c.out}, "dy");
       const LinearGradients want = reference_gradients(c, read(dy), read(x), read(weight));
       const double limit = tolerance(dtype, OpKind::matmul);
-      const double limit_f32 = tolerance(DType::f32, OpKind::matmul);
 
       Tensor dx = unset(dtype, {c.rows, c.in});
       ops::linear_backward_input(stream(), dy, weight, dx, /*accumulate=*/false);
@@ -94,17 +93,22 @@ TEST_P(LinearTest, BackwardMatchesReference) {
       ops::linear_backward_input(stream(), dy, weight, sum, /*accumulate=*/true);
       expect_close(read(sum), want_sum, limit, "dx added " + what);
 
-      Tensor dw = unset(DType::f32, {c.out, c.in});
-      Tensor dbias = unset(DType::f32, {c.out});
-      ops::linear_backward_weight(stream(), dy, x, dw, dbias, /*accumulate=*/false);
-      expect_close(read(dw), want.dw, limit_f32, "dw " + what);
-      expect_close(read(dbias), want.dbias, limit_f32, "dbias " + what);
-      ops::linear_backward_weight(stream(), dy, x, dw, dbias, /*accumulate=*/true);
-      expect_close(read(dw), plus(want.dw, 1, want.dw), limit_f32, "dw twice " + what);
-      expect_close(read(dbias), plus(want.dbias, 1, want.dbias), limit_f32, "dbias twice " + what);
-      Tensor none;
-      ops::linear_backward_weight(stream(), dy, x, dw, none, /*accumulate=*/false);
-      expect_close(read(dw), want.dw, limit_f32, "dw without bias " + what);
+      for (const DType grad_dtype : {DType::f32, DType::bf16}) {
+        const double grad_limit = tolerance(grad_dtype, OpKind::matmul);
+        Tensor dw = unset(grad_dtype, {c.out, c.in});
+        Tensor dbias = unset(grad_dtype, {c.out});
+        ops::linear_backward_weight(stream(), dy, x, dw, dbias, /*accumulate=*/false);
+        expect_close(read(dw), want.dw, grad_limit, "dw " + what);
+        expect_close(read(dbias), want.dbias, grad_limit, "dbias " + what);
+        const Values dw_before = read(dw);
+        const Values dbias_before = read(dbias);
+        ops::linear_backward_weight(stream(), dy, x, dw, dbias, /*accumulate=*/true);
+        expect_close(read(dw), plus(want.dw, 1, dw_before), grad_limit, "dw twice " + what);
+        expect_close(read(dbias), plus(want.dbias, 1, dbias_before), grad_limit, "dbias twice " + what);
+        Tensor none;
+        ops::linear_backward_weight(stream(), dy, x, dw, none, /*accumulate=*/false);
+        expect_close(read(dw), want.dw, grad_limit, "dw without bias " + what);
+      }
     }
   }
 }
@@ -135,15 +139,30 @@ TEST_P(LinearTest, AddInBf16RoundsOnce) {
   EXPECT_EQ(read(y), Values{258});
 }
 
+// So is a gradient in bf16, with what was there before: each of two rows alone would vanish beside 256.
+TEST_P(LinearTest, GradientsInBf16RoundOncePerCall) {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const Tensor dy = tensor(dtype, {2, 1}, {0.75, 0.75});
+    const Tensor x = tensor(dtype, {2, 1}, {1, 1});
+    Tensor dw = tensor(DType::bf16, {1, 1}, {256});
+    Tensor dbias = tensor(DType::bf16, {1}, {256});
+    ops::linear_backward_weight(stream(), dy, x, dw, dbias, /*accumulate=*/true);
+    EXPECT_EQ(read(dw), Values{258}) << dtype_name(dtype);
+    EXPECT_EQ(read(dbias), Values{258}) << dtype_name(dtype);
+  }
+}
+
 TEST_P(LinearTest, BiasGradientHasTheSameBitsOnAnyPool) {
-  expect_same_bits_on_any_pool([](Stream& s) {
-    const Tensor dy = make_tensor(s, DType::bf16, {2001, 67}, normal_values(2001 * 67, "dy"));
-    const Tensor x = make_tensor(s, DType::bf16, {2001, 1}, normal_values(2001, "x"));
-    Tensor dw = make_unset(s, DType::f32, {67, 1});
-    Tensor dbias = make_unset(s, DType::f32, {67});
-    ops::linear_backward_weight(s, dy, x, dw, dbias, /*accumulate=*/false);
-    return std::vector<Tensor>{dbias};
-  });
+  for (const DType grad_dtype : {DType::f32, DType::bf16}) {
+    expect_same_bits_on_any_pool([&](Stream& s) {
+      const Tensor dy = make_tensor(s, DType::bf16, {2001, 67}, normal_values(2001 * 67, "dy"));
+      const Tensor x = make_tensor(s, DType::bf16, {2001, 1}, normal_values(2001, "x"));
+      Tensor dw = make_unset(s, grad_dtype, {67, 1});
+      Tensor dbias = make_unset(s, grad_dtype, {67});
+      ops::linear_backward_weight(s, dy, x, dw, dbias, /*accumulate=*/false);
+      return std::vector<Tensor>{dbias};
+    });
+  }
 }
 
 TEST_P(LinearTest, RefusesShapesThatDoNotFit) {
@@ -154,6 +173,9 @@ TEST_P(LinearTest, RefusesShapesThatDoNotFit) {
                BugError);
   EXPECT_THROW(ops::linear_add_forward(stream(), unset(DType::bf16, {2, 3}), unset(DType::bf16, {4, 3}), Tensor(), y),
                BugError);
+  Tensor dw = unset(DType::bf16, {4, 3});
+  Tensor dbias = unset(DType::f32, {4});
+  EXPECT_THROW(ops::linear_backward_weight(stream(), y, unset(DType::f32, {2, 3}), dw, dbias, false), BugError);
 }
 
 TRIREME_OP_DEVICES(LinearTest);

@@ -1,9 +1,11 @@
 // The per-element functions against <cmath> in fp64, over the whole range that they are used on.
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <vector>
 
 #include "core/ops/math.h"
 
@@ -100,6 +102,48 @@ TEST(OpMath, SlopesOfActivations) {
                 .absolute,
             6e-7);
   EXPECT_LT(worst_error([](float x) { return math::swiglu_grad(1.0f, x, 1.0f).up; }, silu, -20, 20).absolute, 4e-6);
+}
+
+// Over all 65,536 draws the mean is the value itself, to the last digit: a bf16 has a multiple of 2⁻¹⁶ of the distance to
+// its neighbour above every fp32.
+TEST(OpMath, StochasticRoundingIsUnbiased) {
+  const std::vector<float> values = {1.0f,     1.00001f,   1.0039062f, -1.0078124f, 3.14159274f, -2.71828175f, 1e-30f,
+                                     1.5e-39f, -0x1p-149f, 0.0f,       -0.0f,       65535.99f,   0.1f,         1e38f};
+  for (const float value : values) {
+    double sum = 0;
+    float smallest = kInfinity;
+    float largest = -kInfinity;
+    for (uint32_t bits = 0; bits < 65536; ++bits) {
+      bf16 rounded;
+      math::store_stochastic(&rounded, value, bits);
+      const float y = static_cast<float>(rounded);
+      sum += static_cast<double>(y);
+      smallest = std::min(smallest, y);
+      largest = std::max(largest, y);
+    }
+    EXPECT_EQ(sum / 65536, static_cast<double>(value));
+    EXPECT_LE(smallest, value);
+    EXPECT_GE(largest, value);
+    const float nearest = static_cast<float>(bf16(value));
+    EXPECT_TRUE(nearest == smallest || nearest == largest) << "only neighbours";
+    if (nearest == value) {
+      EXPECT_EQ(smallest, largest) << "what bf16 holds stays";
+    }
+  }
+}
+
+TEST(OpMath, StochasticRoundingAtTheEdges) {
+  for (const uint32_t bits : {0u, 1u, 0x8000u, 0xFFFFu, 0xFFFFFFFFu}) {
+    const auto round = [&](float x) {
+      return std::bit_cast<float>(static_cast<uint32_t>(math::round_stochastic(x, bits)) << 16);
+    };
+    EXPECT_EQ(round(kInfinity), kInfinity);
+    EXPECT_EQ(round(-kInfinity), -kInfinity);
+    EXPECT_TRUE(std::isnan(round(kNan)));
+    EXPECT_TRUE(std::isnan(round(std::bit_cast<float>(0xFFFFFFFFu)))) << "must not become −0";
+    EXPECT_TRUE(std::isnan(round(std::bit_cast<float>(0x7F800001u)))) << "must not become infinity";
+    EXPECT_EQ(round(1.0f), 1.0f);
+  }
 }
 
 }  // namespace

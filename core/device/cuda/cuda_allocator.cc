@@ -8,11 +8,14 @@ namespace trireme::cuda {
 
 namespace {
 
-// A failed allocation must not be found by the next call that asks for errors.
-void* or_null(cudaError_t status, void* data) {
-  if (status == cudaSuccess) return data;
-  cudaGetLastError();
-  return nullptr;
+// Null when there is no memory. Other errors are those of work that went wrong before.
+void* or_null(cudaError_t status, void* data, const char* what) {
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();  // or the next call that asks for errors finds it
+    return nullptr;
+  }
+  check(status, what);
+  return data;
 }
 
 class DeviceAllocator final : public Allocator {
@@ -25,7 +28,7 @@ class DeviceAllocator final : public Allocator {
     activate();
     void* data = nullptr;
     const cudaError_t status = cudaMalloc(&data, static_cast<size_t>(bytes));
-    return or_null(status, data);
+    return or_null(status, data, "allocate memory");
   }
   void system_free(void* data, int64_t) override {
     activate();
@@ -46,7 +49,7 @@ class PinnedAllocator final : public Allocator {
     check(cudaSetDevice(index_), "make cuda:" + std::to_string(index_) + " current");
     void* data = nullptr;
     const cudaError_t status = cudaHostAlloc(&data, static_cast<size_t>(bytes), cudaHostAllocPortable);
-    return or_null(status, data);
+    return or_null(status, data, "allocate pinned memory");
   }
   void system_free(void* data, int64_t) override { cudaFreeHost(data); }
 

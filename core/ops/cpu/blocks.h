@@ -24,5 +24,8 @@ inline int64_t num_row_blocks(int64_t rows) { return (rows + rows_per_block(rows
 // out[c] (+)= Σ_b partial[b·stride + c], in ascending b, for c in [0, columns).
 void add_partial_sums(ThreadPool& pool, const float* partial, int64_t num_blocks, int64_t stride, int64_t columns,
                       bool accumulate, float* out);
+// The same into bf16, rounded once.
+void add_partial_sums(ThreadPool& pool, const float* partial, int64_t num_blocks, int64_t stride, int64_t columns,
+                      bool accumulate, bf16* out);
 
 }  // namespace trireme::cpu

@@ -20,8 +20,8 @@ TRIREME_MULTIVERSION void cast_range(const From* x, To* y, int64_t n) {
   for (int64_t i = 0; i < n; ++i) math::store(y + i, math::load(x + i));
 }
 
-template <class T>
-TRIREME_MULTIVERSION void add_range(const T* a, const T* b, T* y, int64_t n) {
+template <class A, class T>
+TRIREME_MULTIVERSION void add_range(const A* a, const T* b, T* y, int64_t n) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) math::store(y + i, math::load(a + i) + math::load(b + i));
 }
@@ -32,28 +32,28 @@ TRIREME_MULTIVERSION void scale_range(float* x, float factor, int64_t n) {
 }
 
 // Two chains of additions hide the latency of one.
-template <bool kSquare>
-TRIREME_MULTIVERSION double sum_range(const float* x, int64_t n) {
+template <bool kSquare, class T>
+TRIREME_MULTIVERSION double sum_range(const T* x, int64_t n) {
   const int64_t half = n / 2;
   double a = 0;
   double b = 0;
 #pragma omp simd reduction(+ : a, b)
   for (int64_t i = 0; i < half; ++i) {
-    const double p = x[i];
-    const double q = x[half + i];
+    const double p = math::load(x + i);
+    const double q = math::load(x + half + i);
     a += kSquare ? p * p : p;
     b += kSquare ? q * q : q;
   }
   if (n % 2 == 1) {
-    const double last = x[n - 1];
+    const double last = math::load(x + n - 1);
     a += kSquare ? last * last : last;
   }
   return a + b;
 }
 
-template <bool kSquare>
+template <bool kSquare, class T>
 void sum_all(Stream& stream, const Tensor& x, Tensor& out, bool accumulate) {
-  const float* in = x.data<float>();
+  const T* in = x.data<T>();
   double* total = out.data<double>();
   const int64_t n = x.numel();
   if (!accumulate) *total = 0;
@@ -131,11 +131,14 @@ void add(Stream& stream, const Tensor& a, const Tensor& b, Tensor& y) {
 }
 
 void accumulate(Stream& stream, const Tensor& x, Tensor& y, bool accumulate) {
-  if (accumulate) {
-    add(stream, x, y, y);
-  } else {
-    copy(stream, x, y);
-  }
+  if (!accumulate) return cast(stream, x, y);
+  with_float_type(y.dtype(), [&]<class T>(T) {
+    const float* p = x.data<float>();
+    T* out = y.data<T>();
+    stream.pool().for_ranges(x.numel(), kGrain, [&](int64_t begin, int64_t end) {
+      add_range(p + begin, out + begin, out + begin, end - begin);
+    });
+  });
 }
 
 void scale(Stream& stream, Tensor& x, float factor) {
@@ -144,10 +147,12 @@ void scale(Stream& stream, Tensor& x, float factor) {
                            [&](int64_t begin, int64_t end) { scale_range(data + begin, factor, end - begin); });
 }
 
-void sum(Stream& stream, const Tensor& x, Tensor& out, bool accumulate) { sum_all<false>(stream, x, out, accumulate); }
+void sum(Stream& stream, const Tensor& x, Tensor& out, bool accumulate) {
+  sum_all<false, float>(stream, x, out, accumulate);
+}
 
 void sum_squares(Stream& stream, const Tensor& x, Tensor& out, bool accumulate) {
-  sum_all<true>(stream, x, out, accumulate);
+  with_float_type(x.dtype(), [&]<class T>(T) { sum_all<true, T>(stream, x, out, accumulate); });
 }
 
 }  // namespace trireme::cpu

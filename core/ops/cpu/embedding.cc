@@ -1,6 +1,7 @@
 #include "core/ops/embedding.h"
 
 #include <cstring>
+#include <vector>
 
 #include "core/ops/cpu/blocks.h"
 #include "core/ops/cpu/kernels.h"
@@ -15,6 +16,18 @@ template <class T>
 TRIREME_MULTIVERSION void add_rows(const T* a, const T* b, T* y, int64_t n) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) math::store(y + i, math::load(a + i) + math::load(b + i));
+}
+
+TRIREME_MULTIVERSION
+void widen(const bf16* x, float* y, int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) y[i] = math::load(x + i);
+}
+
+TRIREME_MULTIVERSION
+void narrow(const float* x, bf16* y, int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) math::store(y + i, x[i]);
 }
 
 template <class T>
@@ -75,15 +88,33 @@ void embedding_backward(Stream& stream, const Tensor& ids, const Tensor& dy, Ten
   link_positions(ids.data<int32_t>(), num_ids, table_rows, first, next);
 
   // Each piece owns rows of the table: it clears them and adds what belongs there. 64 pieces even out frequent ids.
-  float* out = dtable.data<float>();
   const int64_t piece = std::max<int64_t>(1, (table_rows + 63) / 64);
   with_float_type(dy.dtype(), [&]<class T>(T) {
     const T* d = dy.data<T>();
+    const auto add_row = [&](int64_t id, float* row) {
+      for (int64_t n = first[id]; n >= 0; n = next[n]) add_to(d + n * columns, row, columns);
+    };
+    if (dtable.dtype() == DType::f32) {
+      float* out = dtable.data<float>();
+      stream.pool().for_ranges(table_rows, piece, [&](int64_t begin, int64_t end) {
+        for (int64_t id = begin; id < end; ++id) {
+          float* row = out + id * columns;
+          if (!accumulate) std::memset(row, 0, static_cast<size_t>(columns) * sizeof(float));
+          add_row(id, row);
+        }
+      });
+      return;
+    }
+    bf16* out = dtable.data<bf16>();
     stream.pool().for_ranges(table_rows, piece, [&](int64_t begin, int64_t end) {
+      std::vector<float> wide(static_cast<size_t>(columns));
       for (int64_t id = begin; id < end; ++id) {
-        float* row = out + id * columns;
-        if (!accumulate) std::memset(row, 0, static_cast<size_t>(columns) * sizeof(float));
-        for (int64_t n = first[id]; n >= 0; n = next[n]) add_to(d + n * columns, row, columns);
+        bf16* row = out + id * columns;
+        if (!accumulate) std::fill(row, row + columns, bf16{});
+        if (first[id] < 0) continue;
+        widen(row, wide.data(), columns);
+        add_row(id, wide.data());
+        narrow(wide.data(), row, columns);
       }
     });
   });

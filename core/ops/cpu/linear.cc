@@ -71,7 +71,9 @@ void bias_gradient(Stream& stream, const Tensor& dy, Tensor& dbias, bool accumul
       sum_columns(d + begin * columns, end - begin, columns, sums + begin / block * columns);
     });
   });
-  add_partial_sums(stream.pool(), sums, num_blocks, columns, columns, accumulate, dbias.data<float>());
+  with_float_type(dbias.dtype(), [&]<class T>(T) {
+    add_partial_sums(stream.pool(), sums, num_blocks, columns, columns, accumulate, dbias.data<T>());
+  });
 }
 
 }  // namespace

@@ -112,11 +112,8 @@ std::unique_ptr<Pass> make_forward(cudnnHandle_t handle, const AttentionShape& s
   const auto q = tensors.qkv(kQ, shape.num_heads);
   const auto k = tensors.qkv(kK, shape.num_kv_heads);
   const auto v = tensors.qkv(kV, shape.num_kv_heads);
-  auto [out, lse] = pass->graph.sdpa(q, k, v,
-                                     fe::graph::SDPA_attributes()
-                                         .set_generate_stats(true)
-                                         .set_causal_mask(true)
-                                         .set_attn_scale(shape.scale));
+  auto [out, lse] = pass->graph.sdpa(
+      q, k, v, fe::graph::SDPA_attributes().set_generate_stats(true).set_causal_mask(true).set_attn_scale(shape.scale));
   tensors.write(out, kOut, shape.num_heads, tensors.out_stride());
   tensors.write_lse(lse);
   pass->build(handle);
@@ -277,9 +274,8 @@ bool cudnn_attention_backward(Stream& stream, const AttentionShape& shape, const
   const Plans& plans = cudnn.plans(shape);
   for (int64_t first = 0; first < shape.batch; first += plans.backward_batch) {
     const int64_t begin = first * shape.sequence * out.dim(1);
-    Pointers pointers{{kOut, at(out, begin)},
-                      {kDout, at(dout, begin)},
-                      {kLse, at(lse, first * shape.num_heads * shape.sequence)}};
+    Pointers pointers{
+        {kOut, at(out, begin)}, {kDout, at(dout, begin)}, {kLse, at(lse, first * shape.num_heads * shape.sequence)}};
     point_into(qkv, shape, first, kQ, kK, kV, pointers);
     point_into(dqkv, shape, first, kDq, kDk, kDv, pointers);
     cudnn.execute(*plans.backward, pointers);

@@ -27,9 +27,7 @@ struct Call {
   int stride;   // of a tile
   bool vector;  // 16-byte access is possible
 
-  __device__ int64_t qkv_stride() const {
-    return static_cast<int64_t>(num_heads + 2 * num_kv_heads) * head_dim;
-  }
+  __device__ int64_t qkv_stride() const { return static_cast<int64_t>(num_heads + 2 * num_kv_heads) * head_dim; }
   __device__ int64_t out_stride() const { return static_cast<int64_t>(num_heads) * head_dim; }
   __device__ int64_t row(int batch, int t) const { return static_cast<int64_t>(batch) * sequence + t; }
   // Of a head among all that lie in a row of qkv: queries, keys, values.
@@ -97,8 +95,8 @@ __global__ void __launch_bounds__(kAttentionThreads) forward_kernel(Call<T> call
     __syncthreads();  // all have read the tiles before
     load_tile(call.qkv + call.qkv_at(batch, key_begin, call.num_heads + kv_head), call.qkv_stride(),
               call.sequence - key_begin, kRows, call.head_dim, call.vector, k, call.stride);
-    load_tile(call.qkv + call.qkv_at(batch, key_begin, call.num_heads + call.num_kv_heads + kv_head),
-              call.qkv_stride(), call.sequence - key_begin, kRows, call.head_dim, call.vector, v, call.stride);
+    load_tile(call.qkv + call.qkv_at(batch, key_begin, call.num_heads + call.num_kv_heads + kv_head), call.qkv_stride(),
+              call.sequence - key_begin, kRows, call.head_dim, call.vector, v, call.stride);
     __syncthreads();
     float score[R][R];
     multiply_rows<R>(q, k, call.stride, depth, score);
@@ -179,8 +177,8 @@ __global__ void __launch_bounds__(kAttentionThreads) query_gradient_kernel(Call<
 
   load_tile(call.qkv + call.qkv_at(batch, begin, head), call.qkv_stride(), call.sequence - begin, kRows, call.head_dim,
             call.vector, q, call.stride);
-  load_tile(call.dout + call.out_at(batch, begin, head), call.out_stride(), call.sequence - begin, kRows,
-            call.head_dim, call.vector, dout, call.stride);
+  load_tile(call.dout + call.out_at(batch, begin, head), call.out_stride(), call.sequence - begin, kRows, call.head_dim,
+            call.vector, dout, call.stride);
   float lse[R];
   float delta[R];
   int start[R];
@@ -200,8 +198,8 @@ __global__ void __launch_bounds__(kAttentionThreads) query_gradient_kernel(Call<
     __syncthreads();
     load_tile(call.qkv + call.qkv_at(batch, key_begin, call.num_heads + kv_head), call.qkv_stride(),
               call.sequence - key_begin, kRows, call.head_dim, call.vector, k, call.stride);
-    load_tile(call.qkv + call.qkv_at(batch, key_begin, call.num_heads + call.num_kv_heads + kv_head),
-              call.qkv_stride(), call.sequence - key_begin, kRows, call.head_dim, call.vector, v, call.stride);
+    load_tile(call.qkv + call.qkv_at(batch, key_begin, call.num_heads + call.num_kv_heads + kv_head), call.qkv_stride(),
+              call.sequence - key_begin, kRows, call.head_dim, call.vector, v, call.stride);
     __syncthreads();
     float score[R][R];
     float slope[R][R];

@@ -25,8 +25,8 @@ __device__ __forceinline__ void store4(float* p, float4 values) { *reinterpret_c
 // `count` rows of `dim` elements at `src` to `rows` rows of fp32, zeros in what is left of them; `stride` between rows,
 // padding included. `vector`: dim and src_stride are multiples of 16 bytes, src is aligned to that.
 template <class T>
-__device__ inline void load_tile(const T* src, int64_t src_stride, int count, int rows, int dim, bool vector, float* dst,
-                                 int stride) {
+__device__ inline void load_tile(const T* src, int64_t src_stride, int count, int rows, int dim, bool vector,
+                                 float* dst, int stride) {
   const int used = stride - kPad;
   if (vector) {
     constexpr int kN = kVector<T>;

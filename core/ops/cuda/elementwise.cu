@@ -55,9 +55,9 @@ void cast_to(Stream& stream, const Tensor& x, Tensor& y) {
   for_elements<kWidth>(stream, x.numel(), is_aligned<kWidth>(from) && is_aligned<kWidth>(to), Cast<From, To>{from, to});
 }
 
-template <class T>
+template <class A, class T>
 struct Add {
-  const T* a;
+  const A* a;
   const T* b;
   T* y;
 
@@ -101,15 +101,15 @@ __device__ double block_sum(double value) {
   return group_sum(value, slots, static_cast<int>(threadIdx.x) / kWarp, kSumThreads / kWarp);
 }
 
-template <bool kSquare>
+template <bool kSquare, class T>
 __global__ void __launch_bounds__(kSumThreads)
-    sum_parts(const float* x, int64_t n, int64_t part, bool aligned, double* partial) {
+    sum_parts(const T* x, int64_t n, int64_t part, bool aligned, double* partial) {
   const int64_t begin = blockIdx.x * part;
   const int64_t end = begin + part < n ? begin + part : n;
   const int thread = static_cast<int>(threadIdx.x);
   double sum = 0;
   if (aligned) {
-    constexpr int kWidth = kVector<float>;
+    constexpr int kWidth = kVector<T>;
     const int64_t whole = begin + (end - begin) / kWidth * kWidth;
     double chains[kWidth] = {};
     for (int64_t i = begin + thread * kWidth; i < whole; i += kSumThreads * kWidth) {
@@ -117,10 +117,11 @@ __global__ void __launch_bounds__(kSumThreads)
 #pragma unroll
       for (int j = 0; j < kWidth; ++j) chains[j] += sum_term<kSquare>(values.x[j]);
     }
-    sum = (chains[0] + chains[1]) + (chains[2] + chains[3]);
-    if (whole + thread < end) sum += sum_term<kSquare>(x[whole + thread]);
+#pragma unroll
+    for (int j = 0; j < kWidth; j += 2) sum += chains[j] + chains[j + 1];
+    if (whole + thread < end) sum += sum_term<kSquare>(math::load(x + whole + thread));
   } else {
-    for (int64_t i = begin + thread; i < end; i += kSumThreads) sum += sum_term<kSquare>(x[i]);
+    for (int64_t i = begin + thread; i < end; i += kSumThreads) sum += sum_term<kSquare>(math::load(x + i));
   }
   sum = block_sum(sum);
   if (thread == 0) partial[blockIdx.x] = sum;
@@ -134,16 +135,16 @@ __global__ void __launch_bounds__(kSumThreads)
   if (threadIdx.x == 0) *out = accumulate ? *out + sum : sum;
 }
 
-template <bool kSquare>
+template <bool kSquare, class T>
 void sum_all(Stream& stream, const Tensor& x, Tensor& out, bool accumulate) {
-  const float* in = x.data<float>();
+  const T* in = x.data<T>();
   const int64_t n = x.numel();
   // A multiple of kLeastOfABlock, so that every part begins as x is aligned.
   const int64_t part = ceil_div(ceil_div(n, kLeastOfABlock), kSumBlocks) * kLeastOfABlock;
   const int64_t num_parts = n == 0 ? 0 : ceil_div(n, part);
   const Tensor partial = Tensor::empty(stream, {num_parts}, DType::f64, MemoryTag::workspace);
   double* sums = partial.data<double>();
-  launch(stream, grid_size(num_parts), kSumThreads, 0, sum_parts<kSquare>, in, n, part, is_aligned<kVector<float>>(in),
+  launch(stream, grid_size(num_parts), kSumThreads, 0, sum_parts<kSquare, T>, in, n, part, is_aligned<kVector<T>>(in),
          sums);
   launch(stream, 1, kSumThreads, 0, add_parts, sums, num_parts, accumulate, out.data<double>());
 }
@@ -187,18 +188,19 @@ void cast(Stream& stream, const Tensor& x, Tensor& y) {
 void add(Stream& stream, const Tensor& a, const Tensor& b, Tensor& y) {
   with_float_type(a.dtype(), [&]<class T>(T) {
     constexpr int kWidth = kVector<T>;
-    const Add<T> op{a.data<T>(), b.data<T>(), y.data<T>()};
+    const Add<T, T> op{a.data<T>(), b.data<T>(), y.data<T>()};
     const bool aligned = is_aligned<kWidth>(op.a) && is_aligned<kWidth>(op.b) && is_aligned<kWidth>(op.y);
     for_elements<kWidth>(stream, a.numel(), aligned, op);
   });
 }
 
 void accumulate(Stream& stream, const Tensor& x, Tensor& y, bool accumulate) {
-  if (accumulate) {
-    add(stream, x, y, y);
-  } else {
-    copy(stream, x, y);
-  }
+  if (!accumulate) return cast(stream, x, y);
+  with_float_type(y.dtype(), [&]<class T>(T) {
+    constexpr int kWidth = kVector<float>;
+    const Add<float, T> op{x.data<float>(), y.data<T>(), y.data<T>()};
+    for_elements<kWidth>(stream, x.numel(), is_aligned<kWidth>(op.a) && is_aligned<kWidth>(op.y), op);
+  });
 }
 
 void scale(Stream& stream, Tensor& x, float factor) {
@@ -207,10 +209,12 @@ void scale(Stream& stream, Tensor& x, float factor) {
   for_elements<kWidth>(stream, x.numel(), is_aligned<kWidth>(data), Scale{data, factor});
 }
 
-void sum(Stream& stream, const Tensor& x, Tensor& out, bool accumulate) { sum_all<false>(stream, x, out, accumulate); }
+void sum(Stream& stream, const Tensor& x, Tensor& out, bool accumulate) {
+  sum_all<false, float>(stream, x, out, accumulate);
+}
 
 void sum_squares(Stream& stream, const Tensor& x, Tensor& out, bool accumulate) {
-  sum_all<true>(stream, x, out, accumulate);
+  with_float_type(x.dtype(), [&]<class T>(T) { sum_all<true, T>(stream, x, out, accumulate); });
 }
 
 }  // namespace trireme::cuda

@@ -42,12 +42,12 @@ constexpr int kWarpsPerBlock = 8;
 constexpr int kRunWarps = 16;
 constexpr int kUnroll = 4;  // rows that a thread has under way
 
-template <class T>
+template <class T, class Table>
 struct Runs {
   const int32_t* ids;        // sorted
   const int32_t* positions;  // where they stood
   const T* dy;
-  float* dtable;
+  Table* dtable;
   int64_t count;
   int64_t columns;
 };
@@ -58,8 +58,8 @@ __device__ __forceinline__ void add(Floats<kN>& sum, const Floats<kN>& x) {
   for (int j = 0; j < kN; ++j) sum.x[j] += x.x[j];
 }
 
-template <class T, int kWidth>
-__global__ void __launch_bounds__(kWarpsPerBlock* kWarp) add_short_runs(Runs<T> runs) {
+template <class T, class Table, int kWidth>
+__global__ void __launch_bounds__(kWarpsPerBlock* kWarp) add_short_runs(Runs<T, Table> runs) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int64_t begin = static_cast<int64_t>(blockIdx.x) * kWarpsPerBlock + threadIdx.x / kWarp;
   if (begin >= runs.count) return;
@@ -71,7 +71,7 @@ __global__ void __launch_bounds__(kWarpsPerBlock* kWarp) add_short_runs(Runs<T> 
   const int length = __builtin_popcount(__ballot_sync(kAllLanes, mine));
   const int32_t position = mine ? runs.positions[at] : 0;
 
-  float* row = runs.dtable + id * runs.columns;
+  Table* row = runs.dtable + id * runs.columns;
   // All lanes go round as often: they exchange positions.
   for (int64_t first = 0; first < runs.columns; first += kWarp * kWidth) {
     const int64_t i = first + lane * kWidth;
@@ -111,8 +111,8 @@ __device__ int64_t end_of_run(const int32_t* ids, int64_t at, int64_t count, int
 }
 
 // Each long run holds a multiple of kShortRun; the block of the first such, and of a part of the columns, works on it.
-template <class T, int kWidth>
-__global__ void __launch_bounds__(kRunWarps* kWarp) add_long_runs(Runs<T> runs) {
+template <class T, class Table, int kWidth>
+__global__ void __launch_bounds__(kRunWarps* kWarp) add_long_runs(Runs<T, Table> runs) {
   __shared__ __align__(16) float sums[kRunWarps][kWarp * kWidth];
   const int64_t at = static_cast<int64_t>(blockIdx.x) * kShortRun;
   const int32_t id = runs.ids[at];
@@ -142,19 +142,19 @@ __global__ void __launch_bounds__(kRunWarps* kWarp) add_long_runs(Runs<T> runs) 
   store<kWidth>(&sums[warp][lane * kWidth], sum);
   __syncthreads();
   if (warp != 0 || !active) return;
-  float* row = runs.dtable + id * runs.columns + i;
+  Table* row = runs.dtable + id * runs.columns + i;
   sum = load<kWidth>(row);
   for (int w = 0; w < kRunWarps; ++w) add(sum, load<kWidth>(&sums[w][lane * kWidth]));
   store<kWidth>(row, sum);
 }
 
-template <class T, int kWidth>
-void launch_runs(Stream& stream, const Runs<T>& runs) {
-  launch(stream, grid_size(ceil_div(runs.count, kWarpsPerBlock)), kWarpsPerBlock * kWarp, 0, add_short_runs<T, kWidth>,
-         runs);
+template <int kWidth, class T, class Table>
+void launch_runs(Stream& stream, const Runs<T, Table>& runs) {
+  launch(stream, grid_size(ceil_div(runs.count, kWarpsPerBlock)), kWarpsPerBlock * kWarp, 0,
+         add_short_runs<T, Table, kWidth>, runs);
   if (runs.count <= kShortRun) return;
   const dim3 grid(grid_size(ceil_div(runs.count, kShortRun)), grid_size(ceil_div(runs.columns, kWarp * kWidth)));
-  launch(stream, grid, kRunWarps * kWarp, 0, add_long_runs<T, kWidth>, runs);
+  launch(stream, grid, kRunWarps * kWarp, 0, add_long_runs<T, Table, kWidth>, runs);
 }
 
 }  // namespace
@@ -181,18 +181,20 @@ void embedding_backward(Stream& stream, const Tensor& ids, const Tensor& dy, Ten
   if (dy.numel() == 0) return;
   const SortedIds sorted = stable_sort(stream, ids, dtable.dim(0));
   with_float_type(dy.dtype(), [&]<class T>(T) {
-    constexpr int kWidth = kVector<T>;
-    const Runs<T> runs{.ids = sorted.ids.data<int32_t>(),
-                       .positions = sorted.positions.data<int32_t>(),
-                       .dy = dy.data<T>(),
-                       .dtable = dtable.data<float>(),
-                       .count = dy.dim(0),
-                       .columns = dy.dim(1)};
-    if (runs.columns % kWidth == 0 && is_aligned<kWidth>(runs.dy) && is_aligned<kWidth>(runs.dtable)) {
-      launch_runs<T, kWidth>(stream, runs);
-    } else {
-      launch_runs<T, 1>(stream, runs);
-    }
+    with_float_type(dtable.dtype(), [&]<class Table>(Table) {
+      constexpr int kWidth = kVector<T>;
+      const Runs<T, Table> runs{.ids = sorted.ids.data<int32_t>(),
+                                .positions = sorted.positions.data<int32_t>(),
+                                .dy = dy.data<T>(),
+                                .dtable = dtable.data<Table>(),
+                                .count = dy.dim(0),
+                                .columns = dy.dim(1)};
+      if (runs.columns % kWidth == 0 && is_aligned<kWidth>(runs.dy) && is_aligned<kWidth>(runs.dtable)) {
+        launch_runs<kWidth>(stream, runs);
+      } else {
+        launch_runs<1>(stream, runs);
+      }
+    });
   });
 }
 

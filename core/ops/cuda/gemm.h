@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include "core/tensor/tensor.h"
@@ -29,9 +30,9 @@ struct GemmOperand {
 };
 
 struct GemmCall {
-  GemmOperand a;  // op(a) [m, k]
-  GemmOperand b;  // op(b) [k, n]
-  Tensor& c;      // [m, n]; overlaps none of the others
+  GemmOperand a;            // op(a) [m, k]
+  GemmOperand b;            // op(b) [k, n]
+  Tensor& c;                // [m, n]; overlaps none of the others
   bool accumulate = false;  // beta is 1
   Epilogue epilogue = Epilogue::none;
   Tensor vector = {};
@@ -41,6 +42,12 @@ struct GemmCall {
 // Queues the product, unless the library has no algorithm for it: then nothing is queued and the answer is false. It is
 // the same for all products of a kind. m and n may be 0, k not.
 bool try_gemm(Stream& stream, const GemmCall& call);
+
+// The same for a product with an epilogue that has a twin: `plain`, a product with less of an epilogue, and `rest`, which
+// queues what is missing then. Where both are possible and the product is large, the faster one is chosen once, by timing;
+// false: the caller should queue `plain` and `rest`. Timing runs `rest` on its real operands: what it writes must be
+// overwritten by either way.
+bool try_fused_gemm(Stream& stream, const GemmCall& fused, const GemmCall& plain, const std::function<void()>& rest);
 
 // Without an epilogue. Any of m, n and k may be 0.
 void gemm(Stream& stream, const GemmOperand& a, const GemmOperand& b, Tensor& c, bool accumulate);

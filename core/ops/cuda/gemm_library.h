@@ -4,6 +4,7 @@
 #include <cublasLt.h>
 
 #include <array>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "core/device/cuda/cuda_stream.h"
+#include "core/ops/cuda/cublaslt_objects.h"
 #include "core/ops/cuda/gemm.h"
 
 namespace trireme::cuda {
@@ -32,12 +34,17 @@ struct GemmKind {
   std::string str() const;  // its name in records of choices
 };
 
+GemmKind kind_of(const GemmCall& call);
+
 struct GemmKindHash {
   size_t operator()(const GemmKind& kind) const;
 };
 
 // None: the library has no algorithm for the product.
 using GemmAlgorithm = std::optional<cublasLtMatmulAlgo_t>;
+
+// What NVIDIA recommends for sm_90; algorithms that want more are not candidates.
+inline constexpr int64_t kGemmWorkspaceBytes = int64_t{32} << 20;
 
 class GemmLibrary {
  public:
@@ -47,6 +54,7 @@ class GemmLibrary {
   GemmLibrary& operator=(const GemmLibrary&) = delete;
 
   bool run(const GemmCall& call);
+  bool run_fused(const GemmCall& fused, const GemmCall& plain, const std::function<void()>& rest);
 
   // Whom choices are good for: the library's version and the GPU.
   std::string version() const;
@@ -55,10 +63,34 @@ class GemmLibrary {
   void import(const std::unordered_map<std::string, GemmAlgorithm>& choices);
 
  private:
-  struct Plan;
-  struct Pointers;
+  // Of one call.
+  struct Pointers {
+    const void* a = nullptr;
+    const void* b = nullptr;
+    void* c = nullptr;  // read with accumulate
+    void* d = nullptr;  // written; c, except while algorithms are timed
+    void* vector = nullptr;
+    void* aux = nullptr;
+  };
+  // What is made once for a kind.
+  struct Plan {
+    Operation operation;
+    Layout a, b, c;
+    bool accumulate = false;
+    Epilogue epilogue = Epilogue::none;
+    int64_t d_bytes = 0;
+    GemmAlgorithm algorithm;
 
+    void set_pointers(const Pointers& pointers) const;
+  };
+
+  static Pointers pointers_of(const GemmCall& call);
+  bool run(const GemmKind& kind, const Pointers& pointers);
+  bool capturing() const;
   Plan& find_plan(const GemmKind& kind, const Pointers& pointers);
+  bool is_worth_fusing(const Plan& fused, const Pointers& fused_pointers, const Plan& plain,
+                       const Pointers& plain_pointers, const std::function<void()>& rest);
+  bool aside(const Plan& plan, const Pointers& pointers, Tensor& scratch, Pointers& target) const;
   std::unique_ptr<Plan> describe(const GemmKind& kind) const;
   std::vector<cublasLtMatmulAlgo_t> candidates(const GemmKind& kind, const Plan& plan) const;
   GemmAlgorithm choose(const GemmKind& kind, const Plan& plan, const Pointers& pointers);

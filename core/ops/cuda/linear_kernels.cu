@@ -2,6 +2,7 @@
 
 #include "core/device/cuda/launch.h"
 #include "core/ops/cuda/vector.h"
+#include "core/ops/float_type.h"
 
 namespace trireme::cuda {
 
@@ -22,9 +23,9 @@ __global__ void add_bias_rows_kernel(const Base* base, const Bias* bias, float* 
 
 // out[block y][columns] = sums over rows [kRowsPerBlock·y, …) (`rows_per_block` of them). A thread sums every 8th row of
 // kWidth columns; the 8 partial sums are then added in order.
-template <class T, int kWidth>
+template <class T, class Out, int kWidth>
 __global__ void column_sums_kernel(const T* x, int64_t rows, int64_t columns, int64_t rows_per_block, bool accumulate,
-                                   float* out) {
+                                   Out* out) {
   __shared__ float partial[kRowLanes][kColumnLanes * kWidth];
   const int64_t column = (static_cast<int64_t>(blockIdx.x) * kColumnLanes + threadIdx.x) * kWidth;
   const int64_t begin = blockIdx.y * rows_per_block;
@@ -43,26 +44,26 @@ __global__ void column_sums_kernel(const T* x, int64_t rows, int64_t columns, in
   if (lane >= kColumnLanes * kWidth || target >= columns) return;
   float sum = 0;
   for (int i = 0; i < kRowLanes; ++i) sum += partial[i][lane];
-  float* to = out + blockIdx.y * columns + target;
-  *to = accumulate ? *to + sum : sum;
+  Out* to = out + blockIdx.y * columns + target;
+  math::store(to, accumulate ? math::load(to) + sum : sum);
 }
 
-template <class T, int kWidth>
+template <int kWidth, class T, class Out>
 void launch_column_sums(Stream& stream, const T* x, int64_t rows, int64_t columns, int64_t rows_per_block,
-                        bool accumulate, float* out) {
+                        bool accumulate, Out* out) {
   static_assert(kWidth <= kRowLanes, "a thread for each column in the last sum");
   const dim3 grid(grid_size(ceil_div(columns, kColumnLanes * kWidth)), grid_size(ceil_div(rows, rows_per_block)));
-  launch(stream, grid, dim3(kColumnLanes, kRowLanes), 0, column_sums_kernel<T, kWidth>, x, rows, columns,
+  launch(stream, grid, dim3(kColumnLanes, kRowLanes), 0, column_sums_kernel<T, Out, kWidth>, x, rows, columns,
          rows_per_block, accumulate, out);
 }
 
-template <class T>
+template <class T, class Out>
 void sum_columns_of(Stream& stream, const T* x, int64_t rows, int64_t columns, int64_t rows_per_block, bool accumulate,
-                    float* out) {
+                    Out* out) {
   if (columns % kVector<T> == 0 && is_aligned<kVector<T>>(x)) {
-    launch_column_sums<T, kVector<T>>(stream, x, rows, columns, rows_per_block, accumulate, out);
+    launch_column_sums<kVector<T>>(stream, x, rows, columns, rows_per_block, accumulate, out);
   } else {
-    launch_column_sums<T, 1>(stream, x, rows, columns, rows_per_block, accumulate, out);
+    launch_column_sums<1>(stream, x, rows, columns, rows_per_block, accumulate, out);
   }
 }
 
@@ -89,19 +90,17 @@ void column_sums(Stream& stream, const Tensor& x, bool accumulate, Tensor& out) 
   const int64_t rows = x.dim(0);
   const int64_t columns = x.dim(1);
   const int64_t num_blocks = ceil_div(rows, kRowsPerBlock);
-  Tensor partial;
-  float* sums = out.data<float>();
-  if (num_blocks > 1) {
-    partial = Tensor::empty(stream, {num_blocks, columns}, DType::f32, MemoryTag::workspace);
-    sums = partial.data<float>();
-  }
-  const bool add_now = accumulate && num_blocks == 1;
-  if (x.dtype() == DType::bf16) {
-    sum_columns_of(stream, x.data<bf16>(), rows, columns, kRowsPerBlock, add_now, sums);
-  } else {
-    sum_columns_of(stream, x.data<float>(), rows, columns, kRowsPerBlock, add_now, sums);
-  }
-  if (num_blocks > 1) sum_columns_of(stream, sums, num_blocks, columns, num_blocks, accumulate, out.data<float>());
+  with_float_type(x.dtype(), [&]<class T>(T) {
+    with_float_type(out.dtype(), [&]<class Out>(Out) {
+      if (num_blocks == 1) {
+        return sum_columns_of(stream, x.data<T>(), rows, columns, kRowsPerBlock, accumulate, out.data<Out>());
+      }
+      const Tensor partial = Tensor::empty(stream, {num_blocks, columns}, DType::f32, MemoryTag::workspace);
+      float* sums = partial.data<float>();
+      sum_columns_of(stream, x.data<T>(), rows, columns, kRowsPerBlock, /*accumulate=*/false, sums);
+      sum_columns_of(stream, sums, num_blocks, columns, num_blocks, accumulate, out.data<Out>());
+    });
+  });
 }
 
 }  // namespace trireme::cuda

@@ -9,7 +9,8 @@ namespace trireme::cuda {
 // or bf16 [C].
 void add_bias_rows(Stream& stream, const Tensor& base, const Tensor& bias, Tensor& out);
 
-// out (+)= sums of the columns of x [N, C] (f32 or bf16), out f32 [C]. The order of the sum depends on N alone.
+// out (+)= sums of the columns of x [N, C] (f32 or bf16), out f32 [C] or bf16, then rounded once. The order of the sum
+// depends on N alone. N > 0.
 void column_sums(Stream& stream, const Tensor& x, bool accumulate, Tensor& out);
 
 }  // namespace trireme::cuda

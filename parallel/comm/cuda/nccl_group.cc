@@ -113,53 +113,46 @@ NcclCallPtr NcclGroup::submit(CommCall call, Stream& caller) {
   work->record_ids = call.record_ids;
   work->call = std::move(call);
   work->caller = &caller;
+  TRIREME_CHECK(!is_capturing(as_cuda(caller)), "a call while its stream is captured into a graph");
   Lock lock(mutex_);
   poll_locked();
   if (failure_) {
-    work->failure =
-        NcclFailure{ExitCode::peer, "an earlier call on group " + member_.group + " failed: " + failure_->message};
+    const std::string before = "an earlier call on group " + member_.group + " failed: ";
+    work->failure = told_ ? NcclFailure{ExitCode::peer, before + failure_->message} : *failure_;
+    told_ = true;
     work->release_tensors();
     return work;
   }
   TRIREME_CHECK(comm_ != nullptr, "a call on a group that was left");
   under_way_.push_back(work);
   try {
-    queue(work, caller);
+    queue(*work, caller);
   } catch (const Error& error) {
     fail(error.code(), error.what());
   }
   return work;
 }
 
-void NcclGroup::queue(const NcclCallPtr& work, Stream& caller) {
+void NcclGroup::queue(NcclCall& work, Stream& caller) {
   stream().activate();
   stream_->wait(*caller.record());
-  work->start = stream_->record_time();
+  work.start = stream_->record_time();
   const NcclTarget target{comm_, member_.rank, member_.size, stream(), token_};
-  queue_local_part(*work, target);
+  queue_local_part(work, target);
   ncclResult_t result = ncclGroupStart();
   if (result == ncclSuccess) {
     try {
-      queue_nccl_part(*work, target);
+      queue_nccl_part(work, target);
     } catch (...) {
       ncclGroupEnd();
       throw;
     }
     result = ncclGroupEnd();
   }
-  check_call(result, work->text);
-  settle(work->text, options_.call_seconds);
-  queue_last_part(*work, target);
-  work->end = stream_->record_time();
-  if (!is_capturing(stream())) return;
-  // Part of a graph: it runs when the graph does, which tells nobody. Whoever replays the graph keeps its tensors.
-  for (const int64_t id : work->record_ids) {
-    recorder_.mark_started(id);
-    recorder_.mark_finished(id);
-  }
-  work->finished = true;
-  work->release_tensors();
-  under_way_.pop_back();
+  check_call(result, work.text);
+  settle(work.text, options_.call_seconds);
+  queue_last_part(work, target);
+  work.end = stream_->record_time();
 }
 
 void NcclGroup::wait(NcclCall& call, Stream& stream) {
@@ -190,27 +183,44 @@ bool NcclGroup::poll() {
 void NcclGroup::poll_locked() {
   if (failure_ || comm_ == nullptr) return;
   try {
-    note_progress();
-    if (failure_) return;
-    const std::string call = under_way_.empty() ? "group " + member_.group : under_way_.front()->text;
+    // Calls also end when NCCL gives them up, and it tells of that before they do: what had ended before the question
+    // whether all is well, has ended well.
+    size_t num_ended = 0;
+    while (num_ended < under_way_.size() && under_way_[num_ended]->end->done()) ++num_ended;
     ncclResult_t state = ncclSuccess;
+    const std::string call = under_way_.empty() ? "group " + member_.group : under_way_.front()->text;
     check_call(ncclCommGetAsyncError(comm_, &state), call);
     check_call(state, call);
+    note_ends(num_ended);
+    note_start();
+    last_poll_ = monotonic_seconds();
   } catch (const Error& error) {
     fail(error.code(), error.what());
   }
 }
 
-void NcclGroup::note_progress() {
+void NcclGroup::note_start() {
+  if (under_way_.empty()) return;
+  NcclCall& front = *under_way_.front();
   const double now = monotonic_seconds();
-  while (!under_way_.empty()) {
+  if (!front.started) {
+    if (!front.start->done()) return;
+    front.started = true;
+    front.turn_seconds = now;
+    for (const int64_t id : front.record_ids) recorder_.mark_started(id, device_seconds(*front.start));
+  }
+  if (options_.call_seconds <= 0 || now - front.turn_seconds < options_.call_seconds) return;
+  throw PeerError({.what = front.text + " on group " + member_.group + " is unfinished after " +
+                           std::to_string(static_cast<int64_t>(now - front.turn_seconds)) +
+                           " s; another rank is late or gone"});
+}
+
+void NcclGroup::note_ends(size_t count) {
+  for (size_t i = 0; i < count; ++i) {
     NcclCall& front = *under_way_.front();
-    if (!front.started && front.start->done()) {
-      front.started = true;
-      front.turn_seconds = now;
+    if (!front.started) {
       for (const int64_t id : front.record_ids) recorder_.mark_started(id, device_seconds(*front.start));
     }
-    if (!front.end->done()) break;
     const double end = device_seconds(*front.end);
     for (const int64_t id : front.record_ids) recorder_.mark_finished(id, end);
     clock_event_ = front.end;
@@ -219,13 +229,6 @@ void NcclGroup::note_progress() {
     front.release_tensors();
     under_way_.pop_front();
   }
-  last_poll_ = now;
-  if (under_way_.empty() || options_.call_seconds <= 0) return;
-  const NcclCall& front = *under_way_.front();
-  if (!front.started || now - front.turn_seconds < options_.call_seconds) return;
-  fail(ExitCode::peer, front.text + " on group " + member_.group + " is unfinished after " +
-                           std::to_string(static_cast<int64_t>(now - front.turn_seconds)) +
-                           " s; another rank is late or gone");
 }
 
 // The event's time by the device's clock, held to when the host can have seen it.
@@ -236,6 +239,7 @@ double NcclGroup::device_seconds(const Event& event) {
 
 void NcclGroup::fail(ExitCode code, const std::string& message) {
   failure_ = NcclFailure{code, message};
+  told_ = !under_way_.empty();
   abort_handle();
   for (const NcclCallPtr& call : under_way_) {
     call->failure = *failure_;

@@ -53,11 +53,12 @@ class NcclGroup {
   using Lock = std::unique_lock<std::mutex>;
 
   void join(const ncclUniqueId& id);
-  void queue(const NcclCallPtr& work, Stream& caller);
+  void queue(NcclCall& work, Stream& caller);
   // Asks until NCCL has taken what it was given. Throws as check_call, and PeerError when that takes too long.
   void settle(const std::string& call, double seconds);
   void poll_locked();
-  void note_progress();
+  void note_start();
+  void note_ends(size_t count);
   void fail(ExitCode code, const std::string& message);
   void abort_handle();
   double device_seconds(const Event& event);
@@ -74,6 +75,7 @@ class NcclGroup {
   std::mutex mutex_;
   ncclComm_t comm_ = nullptr;  // null: not joined, failed or left
   std::optional<NcclFailure> failure_;
+  bool told_ = false;                  // some call has failed with it
   std::deque<NcclCallPtr> under_way_;  // oldest first
   std::deque<NcclCallPtr> abandoned_;  // of a failed group; their tensors are kept until the stream is idle
   Tensor token_;                       // i32[1] for barriers

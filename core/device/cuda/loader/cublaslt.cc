@@ -41,8 +41,8 @@ FORWARD_STATUS(cublasLtMatmulPreferenceSetAttribute,
 
 FORWARD_STATUS(cublasLtMatmulAlgoGetHeuristic,
                (cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
-                cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d, cublasLtMatmulPreference_t preference, int requested,
-                cublasLtMatmulHeuristicResult_t* results, int* found),
+                cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d, cublasLtMatmulPreference_t preference,
+                int requested, cublasLtMatmulHeuristicResult_t* results, int* found),
                (handle, desc, a, b, c, d, preference, requested, results, found))
 
 FORWARD_STATUS(cublasLtMatmul,

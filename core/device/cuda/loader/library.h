@@ -51,8 +51,8 @@ const SharedLibrary& cudnn_library();
 }  // namespace trireme::cuda
 
 // In a list of forwarders: defines `name` as the library's function of that name.
-#define TRIREME_FORWARD(library, result, name, parameters, arguments)                          \
-  result name parameters {                                                                     \
-    static const auto function = reinterpret_cast<decltype(&name)>((library).symbol(#name));   \
-    return function arguments;                                                                 \
+#define TRIREME_FORWARD(library, result, name, parameters, arguments)                        \
+  result name parameters {                                                                   \
+    static const auto function = reinterpret_cast<decltype(&name)>((library).symbol(#name)); \
+    return function arguments;                                                               \
   }
