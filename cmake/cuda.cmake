@@ -37,6 +37,8 @@ if(TRIREME_CUDA_KIND STREQUAL "on")
   endif()
   set(CMAKE_CUDA_STANDARD_REQUIRED ON)
   set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
+  # Among nvcc's own warnings: device code that calls a function of the host.
+  add_compile_options("$<$<COMPILE_LANGUAGE:CUDA>:--Werror=all-warnings>")
   find_package(CUDAToolkit REQUIRED)
   # trireme_cuda_header(HEADER PACKAGE): stops with the package's name when HEADER isn't there.
   function(trireme_cuda_header header package)
@@ -51,11 +53,10 @@ if(TRIREME_CUDA_KIND STREQUAL "on")
   trireme_cuda_header(nvtx3/nvToolsExt.h cuda-nvtx-13-0)
   # cuDNN's fused attention. Its C++ frontend is headers alone; in a Python package they lie in a folder include/.
   find_program(TRIREME_PYTHON NAMES python3 python)
-  set(frontend_hints $ENV{CUDNN_FRONTEND_PATH} $ENV{VIRTUAL_ENV})
   if(TRIREME_PYTHON)
-    execute_process(COMMAND ${TRIREME_PYTHON} -c "import sysconfig; print(sysconfig.get_paths()['purelib'])"
-      OUTPUT_VARIABLE site OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
-    list(APPEND frontend_hints ${site} ${site}/nvidia_cudnn_frontend)
+    execute_process(OUTPUT_VARIABLE frontend_hints OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET
+      COMMAND ${TRIREME_PYTHON} -c
+      "import site, sysconfig; print(sysconfig.get_paths()['purelib'], site.getusersitepackages(), sep=';', end='')")
   endif()
   find_path(TRIREME_CUDNN_FRONTEND cudnn_frontend.h HINTS ${frontend_hints} PATH_SUFFIXES include)
   find_path(TRIREME_CUDNN cudnn.h HINTS ${CUDAToolkit_INCLUDE_DIRS})

@@ -17,14 +17,14 @@ std::string read_if_there(const std::filesystem::path& file) {
   return {std::istreambuf_iterator<char>(in), {}};
 }
 
-// Rank 0's text on all ranks.
-std::string share(RankContext& rank, std::string text) {
+// One rank's text on all ranks.
+std::string share(RankContext& rank, std::string text, int root) {
   if (rank.world_size() == 1) return text;
   Stream& stream = rank.host_stream();
   int64_t length = std::ssize(text);
-  rank.world().broadcast(Tensor::borrow(&length, {1}, DType::i64), 0, stream)->wait(stream);
+  rank.world().broadcast(Tensor::borrow(&length, {1}, DType::i64), root, stream)->wait(stream);
   text.resize(static_cast<size_t>(length));
-  if (length > 0) rank.world().broadcast(Tensor::borrow(text.data(), {length}, DType::u8), 0, stream)->wait(stream);
+  if (length > 0) rank.world().broadcast(Tensor::borrow(text.data(), {length}, DType::u8), root, stream)->wait(stream);
   return text;
 }
 
@@ -33,15 +33,19 @@ std::string share(RankContext& rank, std::string text) {
 void tune_gemms(RankContext& rank, const Config& config, TrainStep& step, Logger& logger) {
   if (rank.stream().device().type == DeviceType::cpu) return;
   const std::filesystem::path file = RunDirectory(config.run.dir).gemm_algorithms_file();
-  const std::string recorded = share(rank, rank.is_main() ? read_if_there(file) : "");
+  const std::string recorded = share(rank, rank.is_main() ? read_if_there(file) : "", 0);
   if (!ops::import_gemm_algorithms(rank.stream(), recorded) && rank.is_main()) {
     logger.warn(file.string() + " was recorded on another GPU or library: the products are timed again, and the last "
                 "bits of the run change from here on");
   }
-  // Every rank times what is not recorded yet; rank 0's word counts.
+  // Every rank times what is not recorded yet. Stages of a pipeline have products of their own; where several ranks have
+  // the same, the word of the lowest counts.
   step.warm_up(config.batch.micro, config.data.sequence_length, config.data.mask_documents);
-  const std::string chosen = share(rank, rank.is_main() ? ops::export_gemm_algorithms(rank.stream()) : "");
-  ops::import_gemm_algorithms(rank.stream(), chosen);
+  const std::string own = ops::export_gemm_algorithms(rank.stream());
+  for (int root = rank.world_size() - 1; root >= 0; --root) {
+    ops::import_gemm_algorithms(rank.stream(), share(rank, root == rank.rank() ? own : "", root));
+  }
+  const std::string chosen = ops::export_gemm_algorithms(rank.stream());
   if (!rank.is_main() || chosen == recorded) return;
   std::filesystem::create_directories(file.parent_path());
   AtomicFile out(file);

@@ -171,8 +171,14 @@ def say(text):
     print(text, file=sys.stderr, flush=True)
 
 
+def start_time(options):
+    """Seconds that a program may take to start now: what the call has left, less what timing it then needs."""
+    return max(1.0, min(options.start_seconds, options.end - time.time() - 15))
+
+
 def steps_and_rounds(options, lanes, seconds):
-    """Steps of a turn and number of rounds, so that all turns fit into `seconds`."""
+    """Steps of a turn and number of rounds, so that all turns fit into `seconds` and into what the call has left."""
+    seconds = min(seconds, 0.7 * (options.end - time.time()))
     once = sum(lane.step_seconds for lane in lanes)
     rounds = max(1, min(options.rounds, int(seconds / once)))
     steps = max(1, min(-(-MIN_STEPS // rounds), int(seconds / (rounds * once))))
@@ -184,6 +190,7 @@ def take_turns(options, lanes, seconds):
     for index in range(rounds):
         for lane in lanes:
             lane.turn(steps)
+        options.publish()
         say(f"  round {index + 1}/{rounds}: " + ", ".join(
             f"{lane.label} {statistics.median(lane.answers[-1]['seconds']):.3f} s" for lane in lanes))
 
@@ -198,17 +205,17 @@ def run_in_sequence(options, first, second, micro):
     """Trireme, then PyTorch, then Trireme again."""
     run_alone(options, first, options.seconds / 4)
     first.stop()
-    second.start(micro, options.start_seconds)
+    second.start(micro, start_time(options))
     run_alone(options, second, options.seconds / 2)
     second.stop()
-    first.spawn(first.micro, options.start_seconds)
+    first.spawn(first.micro, start_time(options))
     take_turns(options, [first], options.seconds / 4)
 
 
 def fits_beside(options, first, second):
     """Starts the second program beside the first; False when there is no memory for it."""
     try:
-        second.spawn(first.micro, options.start_seconds)
+        second.spawn(first.micro, start_time(options))
         return True
     except WorkerError as error:
         second.stop()
@@ -229,14 +236,14 @@ def run_lanes(options, case, lanes, micro):
             return False, None
 
     def start_and_run(lane):
-        lane.start(micro, options.start_seconds)
+        lane.start(micro, start_time(options))
         run_alone(options, lane, options.seconds / 2)
 
     first = lanes[0]
     if len(lanes) == 1:
         attempt(first.label, lambda: start_and_run(first))
         return
-    if not attempt(first.label, lambda: first.start(micro, options.start_seconds))[0]:
+    if not attempt(first.label, lambda: first.start(micro, start_time(options)))[0]:
         attempt(lanes[1].label, lambda: start_and_run(lanes[1]))
         return
     second = lanes[1]
@@ -263,6 +270,7 @@ def run_case(options, model, contract):
     lanes = [] if options.only_torch else [trireme_lane(options, model, contract)]
     if options.python:
         lanes.append(torch_lane(options, model, contract))
+    options.publish = lambda: publish(options, case | dict(lanes=[lane.result() for lane in lanes if lane.answers]))
     say(f"{model}, contract {contract}: starting {lanes[0].label} …")
     try:
         run_lanes(options, case, lanes, micro)
@@ -271,6 +279,12 @@ def run_case(options, model, contract):
             lane.stop()
     case["lanes"] = [lane.result() for lane in lanes if lane.answers]
     return case
+
+
+def publish(options, case):
+    """Writes all that is known, so that a call that is ended has left something."""
+    if options.json:
+        options.json.write_text(json.dumps([*options.cases, case], indent=1) + "\n")
 
 
 def run_ops(options, model, contract, micro):
@@ -284,8 +298,8 @@ def run_ops(options, model, contract, micro):
     if options.library_path:
         environment["LD_LIBRARY_PATH"] = options.library_path
     with tempfile.TemporaryFile("w+") as log:
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, text=True, timeout=options.start_seconds,
-                              env=environment)
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment,
+                              timeout=max(5.0, options.end - time.time()))
         log.seek(0)
         if done.returncode != 0:
             raise WorkerError(f"trireme_op_bench ended with code {done.returncode}: {log.read().strip()[-400:]}")
@@ -300,6 +314,7 @@ def parse_options(arguments=None):
     parser.add_argument("--rounds", type=int, default=3, help="turns of each program, at most (default: 3)")
     parser.add_argument("--start-seconds", type=float, default=300,
                         help="for a program to start, compile and warm up (default: 300)")
+    parser.add_argument("--minutes", type=float, default=0, help="the whole call ends within (default: no limit)")
     parser.add_argument("--micro", type=int, default=0, help="sequences of a microbatch (default: by GPU memory)")
     parser.add_argument("--compile", choices=["auto", "model", "block", "none"], default="auto", help="of torch")
     parser.add_argument("--python", default=sys.executable, help="interpreter that has torch; '' leaves torch out")
@@ -320,6 +335,8 @@ def parse_options(arguments=None):
             if word not in known:
                 parser.error(f"{word!r} is none of {', '.join(known)}")
     options.memory = gpu_memory_bytes(options.device)
+    options.end = time.time() + (options.minutes * 60 if options.minutes else 1e9)
+    options.cases = []
     return options
 
 
@@ -327,21 +344,21 @@ def main():
     options = parse_options()
     for number in (signal.SIGINT, signal.SIGTERM):  # either ends the workers before it ends us
         signal.signal(number, lambda received, _: sys.exit(128 + received))
-    cases = []
     for model in options.models:
         for contract in options.contracts:
             case = run_case(options, model, contract)
-            if options.op_bench and case["lanes"]:
+            publish(options, case)
+            if options.op_bench and any(lane["label"] == "trireme" for lane in case["lanes"]):
+                say("  the ops one by one …")
                 try:
                     case["ops"] = run_ops(options, model, contract, case["lanes"][0]["micro"])
                 except (WorkerError, OSError, subprocess.TimeoutExpired) as error:
                     case["ops_error"] = str(error)
-            cases.append(case)
-            if options.json:
-                options.json.write_text(json.dumps(cases, indent=1) + "\n")
+            publish(options, case)
+            options.cases.append(case)
     from gpu_tables import case_tables
-    print("\n".join(case_tables(cases)))
-    return 0 if all(case["lanes"] and not case["errors"] for case in cases) else 1
+    print("\n".join(case_tables(options.cases)))
+    return 0 if all(case["lanes"] and not case["errors"] for case in options.cases) else 1
 
 
 if __name__ == "__main__":

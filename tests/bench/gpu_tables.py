@@ -8,15 +8,21 @@ OPTIMIZER_BYTES = {"default": 4 + 12 + 12 + 2 + 4, "llmq": 2 + 6 + 6 + 2}
 FEW_PERCENT = 0.002  # of a step: ops below are summed in one row
 
 
-def table(head, rows):
-    """Lines of a Markdown table; the first column is text, the others are right-aligned."""
+def table(head, rows, text_last=False):
+    """Lines of a Markdown table; the first column is text, the others are right-aligned. With `text_last` the last one
+    is text as well, and not filled up with blanks."""
     cells = [head, *rows]
     widths = [max(len(str(row[i])) for row in cells) for i in range(len(head))]
+    if text_last:
+        widths[-1] = 3
+
+    def is_text(i):
+        return i == 0 or text_last and i == len(head) - 1
 
     def line(row):
-        return "| " + " | ".join(str(cell).ljust(width) if i == 0 else str(cell).rjust(width)
+        return "| " + " | ".join(str(cell).ljust(width) if is_text(i) else str(cell).rjust(width)
                                  for i, (cell, width) in enumerate(zip(row, widths))) + " |"
-    rule = "|" + "|".join("-" * (width + 2) if i == 0 else "-" * (width + 1) + ":"
+    rule = "|" + "|".join("-" * (width + 2) if is_text(i) else "-" * (width + 1) + ":"
                           for i, width in enumerate(widths)) + "|"
     return [line(head), rule, *map(line, rows)]
 
@@ -91,7 +97,7 @@ def phase_table(cases):
             text = ", ".join(f"{name} {value:.3f} ({100 * value / total:.0f} %)"
                              for name, value in sorted(lane["phases"].items(), key=lambda item: -item[1]) if value > 0)
             rows.append((case["model"], case["contract"], lane["label"], text))
-    return ["", "Where a step goes (seconds):", "", *table(("model", "contract", "program", "phases"), rows)] if rows else []
+    return ["", "Where a step goes (seconds):", "", *table(("model", "contract", "program", "phases"), rows, text_last=True)] if rows else []
 
 
 def ceilings(ops):
@@ -167,8 +173,10 @@ def op_table(case):
                       f"{100 * roof / (1e3 * ours['seconds']):.0f} %", f"{1e3 * ours['seconds'] - roof:.1f}"))
     share = f" ({100 * product / peak:.0f} % of the data sheet's)" if peak else ""
     head = ("op", "shape", "in a step", "ms", "at the ceilings", "rate", "of the ceiling", "ms lost")
+    device = case["ops"][0]
     return ["", f"{case['model']}, {case['contract']}: ceilings measured here are {copy * 1e-9:,.0f} GB/s of a copy, read "
-            f"and written, and {product * 1e-12:.3g} TFLOP/s of a {case['ops'][0]['dtype']} product{share}. Each op by itself:",
+            f"and written, and {product * 1e-12:.3g} TFLOP/s of a {device['dtype']} product{share}. "
+            f"Attention runs on {device.get('attention', '?')}. Each op by itself:",
             "", *table(head, cells)]
 
 

@@ -5,7 +5,6 @@
 
 #include "core/device/thread_pool.h"
 #include "core/ops/activation.h"
-#include "core/ops/attention.h"
 #include "core/ops/cross_entropy.h"
 #include "core/ops/elementwise.h"
 #include "core/ops/embedding.h"
@@ -113,7 +112,8 @@ class ModelCases {
         sequence_(config.data.sequence_length),
         tokens_(batch_ * sequence_),
         hidden_(model_.hidden_size),
-        layer_norm_(model_.norm == NormKind::layer) {}
+        layer_norm_(model_.norm == NormKind::layer),
+        attention_(attention_shape(config)) {}
 
   void run() {
     embedding();
@@ -239,12 +239,7 @@ class ModelCases {
 
   void attention(int64_t qkv_rows) {
     const int64_t q_rows = model_.num_heads * model_.head_dim;
-    const ops::AttentionShape shape{batch_,
-                                    sequence_,
-                                    model_.num_heads,
-                                    model_.num_kv_heads,
-                                    model_.head_dim,
-                                    1.0f / std::sqrt(static_cast<float>(model_.head_dim))};
+    const ops::AttentionShape shape = attention_;
     const Shape lse_shape{batch_, model_.num_heads, sequence_};
     // Two products of T x T x D for each head, causal: half of them.
     const double flops = static_cast<double>(batch_ * model_.num_heads) * product_flops(sequence_, sequence_, model_.head_dim);
@@ -397,9 +392,16 @@ class ModelCases {
   const int64_t tokens_;
   const int64_t hidden_;
   const bool layer_norm_;
+  const ops::AttentionShape attention_;
 };
 
 }  // namespace
+
+ops::AttentionShape attention_shape(const Config& config) {
+  const ModelConfig& m = config.model;
+  return {config.batch.micro, config.data.sequence_length, m.num_heads,
+          m.num_kv_heads,     m.head_dim,                  1.0f / std::sqrt(static_cast<float>(m.head_dim))};
+}
 
 OpCase gemm_case(const std::string& name, int64_t tokens, int64_t in, int64_t out, DType dtype, int64_t calls) {
   return {name, "gemm", product_shape(tokens, in, out), calls, product_flops(tokens, in, out),

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "core/config/config.h"
+#include "core/ops/attention.h"
 #include "core/tensor/tensor.h"
 
 namespace trireme {
@@ -42,6 +43,9 @@ struct OpCase {
   double flops = 0;    // of one call; 0: not counted
   std::function<OpCall(Operands&)> make;
 };
+
+// That of a microbatch.
+ops::AttentionShape attention_shape(const Config& config);
 
 // y = x·wᵀ of [tokens, in] and [out, in].
 OpCase gemm_case(const std::string& name, int64_t tokens, int64_t in, int64_t out, DType dtype, int64_t calls);

@@ -93,6 +93,7 @@ int measure(RankContext& rank, const Options& options, const Config& config) {
   print({{"device", rank.device().str()},
          {"peak_flops", rank.device().peak_flops(compute)},
          {"dtype", dtype_name(compute)},
+         {"attention", ops::describe_attention(stream, attention_shape(config), compute, config.data.mask_documents)},
          {"micro", config.batch.micro},
          {"microbatches", config.batch.global / config.batch.micro},
          {"parameters", count_parameters(config.model)},

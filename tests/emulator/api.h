@@ -4,6 +4,8 @@
 
 #include <cuda_runtime_api.h>
 
+#include "tests/emulator/race.h"
+
 namespace emulator {
 
 // The error that the next call of `name` was told to return, or cudaSuccess.
@@ -20,6 +22,7 @@ int current_device();                       // of this host thread
 // Calls `body` unless the call must fail, or fails for the current device's sake.
 template <class F>
 cudaError_t api(const char* name, F&& body) {
+  const race::Ignored ignored;
   cudaError_t error = injected_error(name);
   if (error == cudaSuccess) error = missing_device();
   if (error == cudaSuccess) error = device_error(current_device());

@@ -137,8 +137,8 @@ void BlockRunner::complete_warp(CudaThread* lanes, uint32_t mask) {
 }
 
 std::string BlockRunner::where() const {
-  return grid_->kernel->name + ", block (" + std::to_string(blockIdx.x) + ", " +
-         std::to_string(blockIdx.y) + ", " + std::to_string(blockIdx.z) + ")";
+  return grid_->kernel->name + ", block (" + std::to_string(blockIdx.x) + ", " + std::to_string(blockIdx.y) + ", " +
+         std::to_string(blockIdx.z) + ")";
 }
 
 // Not all threads have returned, and none can go on.

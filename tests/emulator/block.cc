@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "tests/emulator/memory.h"
 #include "tests/emulator/poison.h"
 #include "tests/emulator/race.h"
 
@@ -72,7 +73,7 @@ bool BlockRunner::run(int64_t block) {
   fill_shared();
   num_started_ = num_returned_ = num_at_barrier_ = 0;
   ready_begin_ = ready_end_ = 0;
-  failure_.clear();
+  failure_ = {};
   for (int i = 0; i < num_threads_; ++i) threads_[i].state = ThreadState::unstarted;
   std::fill_n(waiting_lanes_, (num_threads_ + kWarpLanes - 1) / kWarpLanes, 0u);
   if (order_ == Order::seeded) {
@@ -98,11 +99,11 @@ bool BlockRunner::run(int64_t block) {
     race::delete_token(begin_token_);
     race::delete_token(end_token_);
   }
-  if (failure_.empty() && !shared_end_is_whole()) {
-    failure_ = where() + " writes behind its " + std::to_string(grid_->dynamic_bytes) +
-               " bytes of dynamic shared memory";
+  if (failure_.message.empty() && !shared_end_is_whole()) {
+    failure_.message =
+        where() + " writes behind its " + std::to_string(grid_->dynamic_bytes) + " bytes of dynamic shared memory";
   }
-  if (failure_.empty()) return true;
+  if (failure_.message.empty()) return true;
   stacks_.take_back();
   delete_race_fibers();  // they are in the midst of what was given up
   return false;
@@ -119,8 +120,7 @@ void BlockRunner::set_block(int64_t block) {
   const uint64_t x = grid_->grid.x;
   const uint64_t y = grid_->grid.y;
   const uint64_t b = static_cast<uint64_t>(block);
-  ::blockIdx =
-      uint3{static_cast<unsigned>(b % x), static_cast<unsigned>(b / x % y), static_cast<unsigned>(b / x / y)};
+  ::blockIdx = uint3{static_cast<unsigned>(b % x), static_cast<unsigned>(b / x % y), static_cast<unsigned>(b / x / y)};
 }
 
 // What a block before left in shared memory must not be of use to anybody.
@@ -192,9 +192,16 @@ void BlockRunner::leave() {
   __builtin_unreachable();
 }
 
-void BlockRunner::fail(const std::string& what) {
-  failure_ = where() + ": " + what;
+void BlockRunner::fail(const std::string& what, cudaError_t error) {
+  failure_ = {where() + ": " + what, error};
   leave();
+}
+
+void BlockRunner::fail_for_fault() {
+  const uint3& i = current_->index;
+  fail("thread (" + std::to_string(i.x) + ", " + std::to_string(i.y) + ", " + std::to_string(i.z) +
+           ") touches memory that it must not: " + describe_device_address(fault_).text,
+       cudaErrorIllegalAddress);
 }
 
 uint64_t BlockRunner::random() {

@@ -33,6 +33,12 @@ struct Grid {
   int num_threads() const { return static_cast<int>(block.x * block.y * block.z); }
 };
 
+// How a block failed.
+struct Failure {
+  std::string message;  // empty: it didn't
+  cudaError_t error = cudaErrorLaunchFailure;
+};
+
 enum class ThreadState : uint8_t { unstarted, ready, at_barrier, in_warp, returned };
 
 // One CUDA thread of the block that runs: one line of the cache.
@@ -63,16 +69,19 @@ class BlockRunner {
   void begin(const Grid& grid, Order order, uint64_t seed);
   // Runs block `block` of the grid. False when it failed: `failure` says how, and no block may follow.
   bool run(int64_t block);
-  const std::string& failure() const { return failure_; }
+  const Failure& failure() const { return failure_; }
+  const char* kernel_name() const { return grid_->kernel->name.c_str(); }
   std::string where() const;  // "kernel NAME, block (1, 0, 0)" of the one that runs
 
   // By the fiber that runs
   void barrier();
   uint64_t warp_operation(WarpOp op, uint32_t mask, uint64_t value, int argument, int width);
-  [[noreturn]] void fail(const std::string& what);
+  [[noreturn]] void fail(const std::string& what, cudaError_t error = cudaErrorLaunchFailure);
+  [[noreturn]] void fail_for_fault();
 
   static BlockRunner* running();  // on this host thread; null outside of kernels
-  // The bounds of all stacks, for reports of faults.
+  // For the handler of faults: what fail_for_fault() is to speak of, and whether a fiber's stack lies there.
+  void note_fault(uintptr_t address) { fault_ = address; }
   bool owns_stack_address(uintptr_t address) const { return stacks_.contains(address); }
 
  private:
@@ -118,7 +127,8 @@ class BlockRunner {
   void* main_race_fiber_ = nullptr;
   char* begin_token_ = nullptr;
   char* end_token_ = nullptr;
-  std::string failure_;
+  Failure failure_;
+  uintptr_t fault_ = 0;
 
   Stacks stacks_;
   std::unique_ptr<CudaThread[]> threads_;

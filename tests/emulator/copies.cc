@@ -46,6 +46,7 @@ cudaError_t copy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, 
   if (target.device >= 0 && source.device < 0 && !source.pinned && !capturing) {
     // The real runtime copies pageable memory to a staging buffer before it returns.
     staged.reset(new char[bytes]);
+    const race::Seen seen;
     std::memcpy(staged.get(), from, bytes);
     from = staged.get();
   }
@@ -120,8 +121,8 @@ cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t st
     if (found == nullptr) return cudaErrorInvalidResourceHandle;
     if (bytes == 0) return cudaSuccess;
     if (!emulator::is_device_range(data, bytes)) return cudaErrorInvalidValue;
-    emulator::enqueue(
-        *found, emulator::make_set(data, value, bytes, emulator::device_bit(emulator::pointer_device(data))));
+    emulator::enqueue(*found,
+                      emulator::make_set(data, value, bytes, emulator::device_bit(emulator::pointer_device(data))));
     return cudaSuccess;
   });
 }

@@ -99,6 +99,21 @@ TEST_F(CudaTraining, GraphsKeepTheBits) {
   }
 }
 
+// GELU in the epilogue of a product gives other bits than the kernel that recomputation would run.
+TEST_F(CudaTraining, RecomputationKeepsTheBitsOfFusedGelu) {
+  const std::string model =
+      "model={model_type: gpt2, n_embd: 32, n_layer: 2, n_head: 2, vocab_size: 256, n_positions: 64}";
+  const Hashes plain = run("plain", 3, 1, {model, "precision.compute=bf16"});
+  EXPECT_EQ(plain, run("selective", 3, 1, {model, "precision.compute=bf16", "recompute.mode=selective"}));
+  EXPECT_EQ(plain, run("full", 3, 1, {model, "precision.compute=bf16", "recompute.mode=full"}));
+  const auto algorithms = nlohmann::json::parse(read_file(dir_ / "selective/gemm_algorithms.json")).at("algorithms");
+  int fused = 0;
+  for (const auto& [kind, algorithm] : algorithms.items()) {
+    if (kind.find(" gelu") != std::string::npos && algorithm != "none") ++fused;
+  }
+  EXPECT_GE(fused, 2) << "no GELU, or none of its gradients, was in an epilogue";
+}
+
 TEST_F(CudaTraining, GemmChoicesAreRecordedAndTakenUpAgain) {
   run("run", 4, 1, {"checkpoint.every=2"});
   const std::string file = dir_ / "run/gemm_algorithms.json";
@@ -125,7 +140,8 @@ TEST_F(CudaTraining, AProfilerSeesRangesAndItsWindow) {
     if (range.name == "all_reduce") reduced_bytes += range.bytes;
   }
   EXPECT_EQ(counts["step"], 8);  // of two ranks
-  for (const char* name : {"microbatch", "forward layer 1", "backward layer 1", "weight layer 1", "optimizer", "data"}) {
+  for (const char* name :
+       {"microbatch", "forward layer 1", "backward layer 1", "weight layer 1", "optimizer", "data"}) {
     EXPECT_GE(counts[name], 8) << name;
   }
   EXPECT_GT(reduced_bytes, 0);

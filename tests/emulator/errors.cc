@@ -17,7 +17,8 @@ struct Name {
   const char* text;
 };
 
-#define EMULATED_ERROR(name, text) {name, #name, text}
+#define EMULATED_ERROR(name, text) \
+  { name, #name, text }
 constexpr Name kNames[] = {
     EMULATED_ERROR(cudaSuccess, "no error"),
     EMULATED_ERROR(cudaErrorInvalidValue, "invalid argument"),

@@ -11,7 +11,7 @@ struct CUevent_st {
   int device = 0;
   bool timed = false;
   emulator::HiddenMutex mutex;
-  emulator::Ref<emulator::Mark> mark;        // of the last record; null before the first
+  emulator::Ref<emulator::Mark> mark;         // of the last record; null before the first
   const emulator::Graph* captured = nullptr;  // recorded last while this was being captured
 };
 
@@ -96,6 +96,7 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned int flags) {
 }
 
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  const emulator::race::Ignored ignored;
   CUevent_st* found = emulator::find_event(event);
   if (found == nullptr) return emulator::note_error(cudaErrorInvalidResourceHandle);
   found->magic = 0;

@@ -65,7 +65,7 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* 
     emulator::Stream* found = emulator::find_stream(stream);
     if (found == nullptr) return cudaErrorInvalidResourceHandle;
     HiddenLock lock(found->mutex);
-    *status = !found->capture           ? cudaStreamCaptureStatusNone
+    *status = !found->capture         ? cudaStreamCaptureStatusNone
               : found->capture_broken ? cudaStreamCaptureStatusInvalidated
                                       : cudaStreamCaptureStatusActive;
     return cudaSuccess;
@@ -92,12 +92,14 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
 }
 
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
+  const emulator::race::Ignored ignored;
   if (exec == nullptr) return emulator::note_error(cudaErrorInvalidValue);
   delete exec;
   return cudaSuccess;
 }
 
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  const emulator::race::Ignored ignored;
   if (graph == nullptr) return emulator::note_error(cudaErrorInvalidValue);
   delete graph;
   return cudaSuccess;

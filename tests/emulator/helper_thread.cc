@@ -4,6 +4,7 @@
 #include <numeric>
 #include <thread>
 
+#include "tests/emulator/fault.h"
 #include "tests/emulator/race.h"
 #include "tests/emulator/settings.h"
 #include "tests/emulator/stream_thread.h"
@@ -104,18 +105,18 @@ void Blocks::work(int worker) {
   }
 }
 
-void Blocks::note_failure(const std::string& failure) {
+void Blocks::note_failure(const Failure& failure) {
   HiddenLock lock(mutex_);
-  if (failure_.empty()) failure_ = failure;
+  if (failure_.message.empty()) failure_ = failure;
   failed_.store(1);
 }
 
-std::string Blocks::failure() {
+Failure Blocks::failure() {
   HiddenLock lock(mutex_);
   return failure_;
 }
 
-std::string run_grid(const Grid& grid, DeviceMask devices, StreamThread& thread) {
+Failure run_grid(const Grid& grid, DeviceMask devices, StreamThread& thread) {
   const int64_t blocks = grid.num_blocks();
   const bool large = race::enabled() || blocks * grid.num_threads() >= settings().least_threads.load();
   if (blocks == 1 || settings().num_workers.load() == 1 || !large) {
@@ -166,6 +167,8 @@ void HelperThread::finish(bool must_run) {
 }
 
 void HelperThread::main() {
+  give_fault_stack();
+  race::ignore_begin();
   for (;;) {
     uint32_t seen = state_.load();
     if (seen != posted) {
@@ -177,6 +180,7 @@ void HelperThread::main() {
       ThreadAccess access;
       access.set(blocks_->devices());
       race::acquire(begin_token_);
+      const race::Seen work_is_seen;
       blocks_->work(1);
       race::release(end_token_);
     }

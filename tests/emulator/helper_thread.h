@@ -1,6 +1,7 @@
 // Shares the blocks of a grid between the stream's thread and, for large grids, one helper.
 #pragma once
 
+#include <atomic>
 #include <string>
 
 #include "tests/emulator/block.h"
@@ -11,8 +12,8 @@ namespace emulator {
 
 class StreamThread;
 
-// Runs all blocks. Empty, or how a block failed.
-std::string run_grid(const Grid& grid, DeviceMask devices, StreamThread& thread);
+// Runs all blocks; says how the first that failed did.
+Failure run_grid(const Grid& grid, DeviceMask devices, StreamThread& thread);
 
 // What the threads of one launch share.
 class Blocks {
@@ -21,13 +22,13 @@ class Blocks {
   // takes what comes next.
   Blocks(const Grid& grid, DeviceMask devices, int num_workers);
   void work(int worker);
-  std::string failure();
+  Failure failure();
 
   DeviceMask devices() const { return devices_; }
 
  private:
   int64_t place(int64_t i) const;  // which block runs as the i-th
-  void note_failure(const std::string& failure);
+  void note_failure(const Failure& failure);
 
   const Grid& grid_;
   const DeviceMask devices_;
@@ -40,7 +41,7 @@ class Blocks {
   std::atomic<int64_t> next_{0};
   std::atomic<uint32_t> failed_{0};
   HiddenMutex mutex_;
-  std::string failure_;
+  Failure failure_;
 };
 
 class HelperThread {

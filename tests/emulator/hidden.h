@@ -1,8 +1,7 @@
 // Sleeping and waking without a trace for ThreadSanitizer, below HiddenMutex and HiddenCondition of stream.h.
 //
 // All files of the emulator that are listed in CMakeLists.txt as hidden are compiled without the sanitizer's
-// instrumentation, and use neither std::mutex nor anything else that it intercepts to order threads. What they do under
-// a HiddenMutex isn't looked at at all (race.h).
+// instrumentation, and use neither std::mutex nor anything else that it intercepts to order threads.
 #pragma once
 
 #include <atomic>

@@ -43,8 +43,9 @@ struct Symbols {
         },
         this);
     if (functions.empty()) {
-      std::fprintf(stderr, "emulator: the program has no symbol table: kernels stay nameless, static shared memory is "
-                           "not filled\n");
+      std::fprintf(stderr,
+                   "emulator: the program has no symbol table: kernels stay nameless, static shared memory is "
+                   "not filled\n");
     }
   }
 

@@ -15,9 +15,9 @@ struct SharedVariable {
 };
 
 struct KernelInfo {
-  std::string name;                             // "kernel cuda::run_elements<4>"
-  std::vector<SharedVariable> shared;           // its own, and those of device functions, which any kernel may call
-  size_t static_bytes = 0;                      // of its own
+  std::string name;                              // "kernel cuda::run_elements<4>"
+  std::vector<SharedVariable> shared;            // its own, and those of device functions, which any kernel may call
+  size_t static_bytes = 0;                       // of its own
   std::atomic<int> max_dynamic_bytes{48 << 10};  // as cudaFuncSetAttribute has set it
 };
 

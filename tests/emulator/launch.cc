@@ -25,8 +25,8 @@ class Launch final : public Operation {
 
   void run(StreamThread& thread) override {
     tallies().launches.fetch_add(1, std::memory_order_relaxed);
-    const std::string failure = run_grid(grid_, devices(), thread);
-    if (!failure.empty()) throw OperationFailed{failure};
+    const Failure failure = run_grid(grid_, devices(), thread);
+    if (!failure.message.empty()) throw OperationFailed{failure.message, failure.error};
   }
 
  private:
@@ -60,8 +60,8 @@ cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, const B
       return cudaErrorInvalidValue;
     }
     if (info.static_bytes > kMostStaticBytes) {  // nvcc would have refused to compile it
-      std::fprintf(stderr, "emulator: %s has %zu bytes of static shared memory, more than %d\n",
-                   info.name.c_str(), info.static_bytes, kMostStaticBytes);
+      std::fprintf(stderr, "emulator: %s has %zu bytes of static shared memory, more than %d\n", info.name.c_str(),
+                   info.static_bytes, kMostStaticBytes);
       return cudaErrorInvalidValue;
     }
     Grid grid;

@@ -9,6 +9,7 @@
 #include <map>
 #include <vector>
 
+#include "tests/emulator/fault.h"
 #include "tests/emulator/hidden.h"
 #include "tests/emulator/poison.h"
 #include "tests/emulator/protection.h"
@@ -23,8 +24,8 @@ constexpr uintptr_t kPage = 4096;
 constexpr uintptr_t kHugePage = 2 << 20;
 
 struct Allocation {
-  size_t bytes;    // asked for
-  uintptr_t end;   // of its pages, gap included
+  size_t bytes;   // asked for
+  uintptr_t end;  // of its pages, gap included
 };
 
 // A type of our own, so that no other code's instrumented std::map is linked in this one's place.
@@ -34,17 +35,18 @@ struct End {
 
 struct Arena {
   HiddenMutex mutex;
-  std::map<uintptr_t, Allocation> living;      // by address
-  std::map<uintptr_t, End> unused;             // ranges, by their begin
-  uintptr_t cursor = 0;                        // where the search goes on
+  std::map<uintptr_t, Allocation> living;  // by address
+  std::map<uintptr_t, End> unused;         // ranges, by their begin
+  uintptr_t cursor = 0;                    // where the search goes on
   size_t used_bytes = 0;
 };
 
 struct Memory {
   Memory() {
+    watch_faults();
     constexpr size_t kBytes = kArenaBytes * kMaxDevices;
-    void* all = reinterpret_cast<void*>(syscall(SYS_mmap, nullptr, kBytes + kHugePage, PROT_NONE,
-                                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    void* all = reinterpret_cast<void*>(
+        syscall(SYS_mmap, nullptr, kBytes + kHugePage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
     if (all == MAP_FAILED) {
       std::perror("emulator: mmap of addresses for device memory");
       std::abort();
@@ -104,7 +106,8 @@ uintptr_t take_range(Arena& arena, uintptr_t bytes) {
   const Place next = arena.unused.upper_bound(arena.cursor);
   if (next != arena.unused.begin()) {
     const Place around = std::prev(next);
-    if (around->second.end > arena.cursor && around->second.end - arena.cursor >= bytes) return take(around, arena.cursor);
+    if (around->second.end > arena.cursor && around->second.end - arena.cursor >= bytes)
+      return take(around, arena.cursor);
   }
   for (Place it = next; it != arena.unused.end(); ++it) {
     if (it->second.end - it->first >= bytes) return take(it, it->first);
@@ -200,19 +203,25 @@ size_t free_device_bytes(int device) {
   return left > 0 ? static_cast<size_t>(left) : 0;
 }
 
-std::string describe_device_address(uintptr_t address) {
+AddressText describe_device_address(uintptr_t address) {
+  AddressText out;
   const int device = pointer_device(reinterpret_cast<void*>(address));
-  if (device < 0) return "";
   const Arena& arena = memory().arenas[device];
-  const std::string name = "cuda:" + std::to_string(device);
   auto it = arena.living.upper_bound(address);
-  if (it == arena.living.begin()) return name + ", in no allocation";
-  --it;
+  if (it != arena.living.begin()) --it;
+  if (it == arena.living.end() || address < it->first || address >= it->second.end) {
+    std::snprintf(out.text, sizeof out.text, "cuda:%d, in no allocation (freed, or out of bounds)", device);
+    return out;
+  }
   const uintptr_t offset = address - it->first;
-  const std::string what = " an allocation of " + std::to_string(it->second.bytes) + " bytes";
-  if (offset < it->second.bytes) return name + ", byte " + std::to_string(offset) + " of" + what;
-  if (address < it->second.end) return name + ", " + std::to_string(offset - it->second.bytes) + " bytes behind" + what;
-  return name + ", in no allocation (freed, or out of bounds)";
+  const size_t bytes = it->second.bytes;
+  if (offset < bytes) {
+    std::snprintf(out.text, sizeof out.text, "cuda:%d, byte %zu of an allocation of %zu bytes", device, offset, bytes);
+  } else {
+    std::snprintf(out.text, sizeof out.text, "cuda:%d, %zu bytes behind an allocation of %zu bytes", device,
+                  offset - bytes, bytes);
+  }
+  return out;
 }
 
 cudaError_t allocate_pinned(size_t bytes, void** data) {

@@ -9,7 +9,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <string>
 
 namespace emulator {
 
@@ -18,10 +17,13 @@ cudaError_t allocate_device(int device, size_t bytes, void** data);
 cudaError_t free_device(void* data);
 size_t free_device_bytes(int device);
 
-int pointer_device(const void* data);                   // -1: none
-bool is_device_range(const void* data, size_t bytes);   // in one living allocation
-// "cuda:0, 64 bytes before an allocation of 4096 bytes"; for reports of faults, so it takes no lock.
-std::string describe_device_address(uintptr_t address);
+int pointer_device(const void* data);                  // -1: none
+bool is_device_range(const void* data, size_t bytes);  // in one living allocation
+// "cuda:0, byte 64 of an allocation of 4096 bytes". For the handler of faults: takes no lock and allocates nothing.
+struct AddressText {
+  char text[160];
+};
+AddressText describe_device_address(uintptr_t address);
 
 cudaError_t allocate_pinned(size_t bytes, void** data);
 cudaError_t free_pinned(void* data);

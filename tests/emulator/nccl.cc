@@ -4,7 +4,6 @@
 #include <atomic>
 #include <cstring>
 #include <map>
-#include <mutex>
 #include <vector>
 
 #include "tests/emulator/nccl_handle.h"
@@ -16,8 +15,6 @@ using emulator::refuse;
 using emulator::set_last_error;
 
 namespace {
-
-using Lock = std::unique_lock<emulator::HiddenMutex>;
 
 struct Fault {
   ncclResult_t result = ncclSuccess;
@@ -52,12 +49,12 @@ void nccl_abort_all(const std::string& reason) {
 }
 
 void nccl_fail_next(int rank, ncclResult_t result, const std::string& text, int skip) {
-  Lock lock(library().mutex);
+  emulator::NcclLock lock(library().mutex);
   library().faults[rank] = {result, text, skip};
 }
 
 bool fails_by_order(ncclComm_t comm) {
-  Lock lock(library().mutex);
+  emulator::NcclLock lock(library().mutex);
   const auto fault = library().faults.find(comm->rank);
   if (fault == library().faults.end() || fault->second.skip-- > 0) return false;
   comm->clique->fail_rank(comm->rank, fault->second.result, fault->second.text);
@@ -79,7 +76,7 @@ ncclResult_t ncclGetVersion(int* version) {
 }
 
 ncclResult_t ncclGetUniqueId(ncclUniqueId* id) {
-  Lock lock(library().mutex);
+  emulator::NcclLock lock(library().mutex);
   std::memset(id, 0, sizeof *id);
   const std::string text = "emulated " + std::to_string(++library().num_ids);
   std::memcpy(id->internal, text.c_str(), text.size());
@@ -98,7 +95,7 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int nranks, ncclUniqueId i
   if (cudaGetDevice(&device) != cudaSuccess) return refuse(ncclUnhandledCudaError, "no device");
   Clique* clique = nullptr;
   {
-    Lock lock(library().mutex);
+    emulator::NcclLock lock(library().mutex);
     Clique*& place = library().cliques[key];
     const bool named = config != nullptr && config->commName != nullptr;
     if (place == nullptr) place = emulator::make_clique(nranks, named ? config->commName : key);

@@ -15,6 +15,8 @@
 #include <utility>
 #include <vector>
 
+#include "tests/emulator/hidden.h"
+#include "tests/emulator/race.h"
 #include "tests/emulator/stream.h"
 
 namespace emulator {
@@ -41,6 +43,16 @@ using NcclLaunch = std::vector<NcclOp>;
 // Does a collective: ops[r] is rank r's. Instrumented.
 void run_collective(const std::vector<NcclOp>& ops);
 void run_transfer(const NcclOp& send, const NcclOp& recv);
+
+// Holds a mutex. What its thread does meanwhile is out of ThreadSanitizer's sight, but for what a race::Seen covers.
+class NcclLock {
+ public:
+  explicit NcclLock(HiddenMutex& mutex) : lock_(mutex) {}
+
+ private:
+  race::Ignored ignored_;
+  HiddenLock lock_;
+};
 
 class Clique {
  public:
@@ -98,8 +110,10 @@ class Clique {
 std::vector<Clique*> all_cliques();
 Clique* make_clique(int size, const std::string& name);
 
-// Counts what happens to launches; a launch that waits looks at it.
-int64_t nccl_progress();
+// What happens anywhere is counted: launches begin and end, operations of streams end. A launch that sees nothing happen
+// for nccl_patience() seconds is stuck.
+void count_nccl_progress();
+int64_t all_progress();
 double nccl_patience();
 
 }  // namespace emulator

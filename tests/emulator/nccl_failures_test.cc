@@ -4,10 +4,12 @@
 #include <atomic>
 #include <barrier>
 #include <chrono>
+#include <cstdlib>
 #include <string>
 #include <thread>
 
 #include "core/ops/elementwise.h"
+#include "parallel/comm/cuda/nccl_bootstrap.h"
 #include "parallel/comm/cuda/nccl_group.h"
 #include "tests/emulator/nccl_ranks.h"
 #include "tests/parallel/comm_values.h"
@@ -235,6 +237,28 @@ TEST(NcclAsynchrony, DroppedTensorsLiveUntilTheCallIsOver) {
     EXPECT_EQ(stream.allocator().stats().total_live_bytes, before - 4000) << "what comes next is behind the call";
     stream.synchronize();
   });
+}
+
+TEST(NcclAsynchrony, ACallInsideACaptureIsRefused) {
+  run_nccl_ranks(1, [](Communicator& comm, Stream& stream) {
+    const Tensor t = make_blank(stream, 10, DType::f32);
+    cudaStream_t handle = cuda::as_cuda(stream).handle();
+    cudaStreamBeginCapture(handle, cudaStreamCaptureModeThreadLocal);
+    EXPECT_THROW(comm.all_reduce(t, ReduceOp::sum, stream), BugError);
+    cudaGraph_t graph = nullptr;
+    cudaStreamEndCapture(handle, &graph);
+    cudaGraphDestroy(graph);
+  });
+}
+
+TEST(NcclOptions, DeterministicNarrowsTheChoiceOfAlgorithms) {
+  ::unsetenv("NCCL_ALGO");
+  cuda::pin_algorithms();
+  EXPECT_STREQ(::getenv("NCCL_ALGO"), "Ring,Tree");
+  ::setenv("NCCL_ALGO", "Tree", 1);
+  cuda::pin_algorithms();
+  EXPECT_STREQ(::getenv("NCCL_ALGO"), "Tree") << "the user's choice stands";
+  ::unsetenv("NCCL_ALGO");
 }
 
 }  // namespace

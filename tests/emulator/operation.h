@@ -1,6 +1,8 @@
 // What a stream does: copies, launches, marks of events, host code.
 #pragma once
 
+#include <cuda_runtime_api.h>
+
 #include <atomic>
 #include <functional>
 #include <memory>
@@ -66,7 +68,7 @@ class Operation {
   // Runs even when the device has failed, so that nobody waits for ever.
   virtual bool always() const { return false; }
   virtual const char* name() const { return name_; }  // for reports
-  DeviceMask devices() const { return devices_; }  // whose memory it touches
+  DeviceMask devices() const { return devices_; }     // whose memory it touches
 
  private:
   const char* name_;
@@ -75,6 +77,7 @@ class Operation {
 
 struct OperationFailed {
   std::string message;
+  cudaError_t error = cudaErrorLaunchFailure;
 };
 
 // One record of an event.

@@ -5,8 +5,6 @@
 // waits of the host, barriers. Tokens are heap memory, so that its knowledge of one goes with the memory.
 #pragma once
 
-#include <cstddef>
-
 namespace emulator::race {
 
 bool enabled();
@@ -17,19 +15,33 @@ void acquire(void* token);
 char* new_token();
 void delete_token(char* token);
 
-// Between these, nested or not, a thread's own accesses and allocations aren't looked at: functions that are
-// intercepted (memcpy, operator delete) are seen in files without instrumentation too.
-void hide();
-void show();
-
 // Threads of a block. Switching orders nothing.
 void* new_fiber();
 void delete_fiber(void* fiber);
 void* current_fiber();
 void switch_to_fiber(void* fiber);
 
-// Ordinary reads and writes of device memory by code that isn't instrumented are not seen; these are.
-void wrote(void* data, size_t bytes);
-void read(const void* data, size_t bytes);
+// The emulator's own objects go from thread to thread under locks that ThreadSanitizer doesn't see; it would take their
+// allocation and deletion for races. So functions of the runtime and the loops of its threads are ignored, but for the
+// operations themselves.
+void ignore_begin();
+void ignore_end();
+
+class Ignored {
+ public:
+  Ignored() { ignore_begin(); }
+  ~Ignored() { ignore_end(); }
+  Ignored(const Ignored&) = delete;
+  Ignored& operator=(const Ignored&) = delete;
+};
+
+// Within one Ignored.
+class Seen {
+ public:
+  Seen() { ignore_end(); }
+  ~Seen() { ignore_begin(); }
+  Seen(const Seen&) = delete;
+  Seen& operator=(const Seen&) = delete;
+};
 
 }  // namespace emulator::race

@@ -3,6 +3,7 @@
 #include <thread>
 
 #include "tests/emulator/api.h"
+#include "tests/emulator/fault.h"
 #include "tests/emulator/race.h"
 #include "tests/emulator/settings.h"
 
@@ -62,6 +63,8 @@ void serve(Ref<Stream> stream) {
 
 void StreamThread::main() {
   this_thread = this;
+  race::ignore_begin();
+  give_fault_stack();
   for (;;) {
     while (has_stream_.load() == 0) futex_wait(has_stream_, 0);
     serve_stream();
@@ -126,9 +129,10 @@ void StreamThread::run(Operation& operation) {
   }
   access_.set(operation.devices());
   try {
+    const race::Seen seen;
     operation.run(*this);
   } catch (const OperationFailed& failed) {
-    set_device_error(stream_->device, cudaErrorLaunchFailure);
+    set_device_error(stream_->device, failed.error);
     report_failure("cuda:" + std::to_string(stream_->device) + ", stream " + std::to_string(stream_->number) + ": " +
                    failed.message);
   }

@@ -128,6 +128,7 @@ bool is_capturing(cudaStream_t stream) {
 }
 
 cudaError_t submit(cudaStream_t stream, const char* name, std::function<void()> op) {
+  const race::Ignored ignored;
   Stream* found = find_stream(stream);
   if (found == nullptr) return cudaErrorInvalidResourceHandle;
   const cudaError_t error = device_error(found->device);
@@ -166,6 +167,7 @@ cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned int, int
 }
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  const emulator::race::Ignored ignored;
   Stream* found = emulator::find_stream(stream);
   if (found == nullptr) return emulator::note_error(cudaErrorInvalidResourceHandle);
   emulator::destroy_stream(*found);

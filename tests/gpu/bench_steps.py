@@ -28,25 +28,34 @@ def one_case(options, model, contract):
                        "--trireme", runner.programs.path("trireme_step_bench"),
                        "--op-bench", runner.programs.path("trireme_op_bench"), "--python", torch,
                        "--library-path", runner.environment.get("LD_LIBRARY_PATH", ""), "--seconds", seconds,
-                       "--start-seconds", max(60.0, timeout - 2 * seconds), "--device", options.device,
+                       "--minutes", max(0.2, (timeout - 5) / 60), "--device", options.device,
                        "--compile", options.compile, "--json", out.name, *(["--tiny"] if options.tiny else [])]
             if options.micro:
                 command += ["--micro", options.micro]
             for one in options.set:
                 command += ["--set", one]
             # PyTorch finds its own libraries; Trireme's are named by --library-path.
-            status, text = runner.command(command, timeout, with_libraries=False)
+            late = None
+            try:
+                status, text = runner.command(command, timeout, with_libraries=False)
+            except Outcome as outcome:  # what was timed before is there
+                late, status, text = outcome, "", outcome.detail
             text_of_cases = out.read()
         if not text_of_cases:
-            raise Outcome(FAILED, f"gpu_compare.py ended with {status}: {tail(text, 2)}")
-        return judge(json.loads(text_of_cases)[0])
+            raise late or Outcome(FAILED, f"gpu_compare.py ended with {status}: {tail(text, 2)}")
+        return judge(json.loads(text_of_cases)[0], late)
     return body
 
 
-def judge(case):
+def judge(case, late):
     """One line for the table of checks; the figures go along for the tables of the benchmarks."""
+    if late:
+        case["errors"]["time"] = late.detail
     parts = [f"{lane['label']} {lane['tokens_per_second']:,.0f} tokens/s" for lane in case["lanes"]]
-    parts += [f"{label}: {text.splitlines()[0]}" for label, text in case["errors"].items()]
+    attention = (case.get("ops") or [{}])[0].get("attention", "cuDNN")
+    if "cuDNN" != attention:
+        parts.append(f"attention on {attention}")
+    parts += [f"{label}: {text.splitlines()[-1].strip()}" for label, text in case["errors"].items()]
     if not any(lane["label"] == "trireme" for lane in case["lanes"]):
         raise Outcome(FAILED, "; ".join(parts), case=case)
     return "; ".join(parts), dict(case=case)

@@ -1,11 +1,8 @@
 """Steps of part `tests`: the test programs on the GPU."""
 
 import re
-import shutil
 
 from runner import NOT_POSSIBLE, FAILED, Outcome, Step, run_google_tests, tail
-
-MPI_VARIABLES = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 
 
 def doctor(runner, timeout):
@@ -26,14 +23,19 @@ def tests_of(program, test_filter):
     return body
 
 
+def mpi_command(runner, ranks, command):
+    """(the command on so many ranks of this machine, variables for it)."""
+    mpirun, variables = runner.programs.mpirun()
+    if not mpirun:
+        raise Outcome(NOT_POSSIBLE, "mpirun was not found (openmpi-bin)")
+    return [mpirun, "--oversubscribe", "--bind-to", "none", "-np", ranks, *command], variables
+
+
 def under_mpi(program, ranks, arguments):
     """The program on `ranks` processes; rank 0's GoogleTest lines are what is counted."""
     def body(runner, timeout):
-        mpirun = shutil.which("mpirun")
-        if not mpirun:
-            raise Outcome(NOT_POSSIBLE, "mpirun was not found (openmpi-bin)")
-        status, text = runner.command([mpirun, "--oversubscribe", "--bind-to", "none", "-np", ranks,
-                                       runner.programs.path(program), *arguments], timeout, MPI_VARIABLES)
+        command, variables = mpi_command(runner, ranks, [runner.programs.path(program), *arguments])
+        status, text = runner.command(command, timeout, variables)
         passed = re.search(r"PASSED.*?(\d+) test", text)
         if status != 0 or not passed or int(passed.group(1)) == 0:
             raise Outcome(FAILED, f"exit status {status}: {tail(text, 3)}")
@@ -46,8 +48,8 @@ def steps():
         Step("the program sees the GPU", "tests", 120, 5, doctor),
         Step("op tests", "tests", 300, 20, tests_of("unit_tests", "*Cuda*")),
         Step("golden cases against PyTorch in fp64", "tests", 240, 20, tests_of("oracle_tests", "*_cuda")),
-        Step("training: resume, run after run, recomputation", "tests", 240, 20,
-             tests_of("parallel_tests", "*Training*:*Resume*")),
+        Step("training: resume, repeats, recomputation, precisions", "tests", 240, 20,
+             tests_of("parallel_tests", "*Training*:*Resume*:*Precisions*")),
         Step("NCCL conformance, a rank for each GPU", "tests", 180, 20, tests_of("parallel_tests", "*NcclOnGpus*")),
         Step("MPI conformance, two ranks with GPU tensors", "tests", 120, 20,
              under_mpi("comm_mpi_test", 2, ["--gpu", "--gtest_filter=-MpiLarge.*:*MpiEngine*"])),

@@ -8,9 +8,11 @@ call with the same folder goes on where the last one ended; what passed is not d
 """
 
 import argparse
+import contextlib
 import os
 import pathlib
 import sys
+import tempfile
 import time
 
 import bench_steps
@@ -38,7 +40,7 @@ def parse_options():
     parser.add_argument("--commit", default="", help="of the programs, where git doesn't know")
     parser.add_argument("--programs", type=pathlib.Path, help="a build tree (default: the package's, else build-cuda)")
     parser.add_argument("--build", action="store_true", help="build for this GPU first, with nvcc")
-    parser.add_argument("--work", type=pathlib.Path, help="folder for runs (default: OUT/work)")
+    parser.add_argument("--work", type=pathlib.Path, help="folder for runs (default: one that is removed at the end)")
     bench = parser.add_argument_group("benchmarks")
     bench.add_argument("--models", default=",".join(bench_steps.all_models()), help="default: all")
     bench.add_argument("--contracts", default=",".join(CONTRACTS), help="default: all")
@@ -61,11 +63,8 @@ def parse_options():
 
 
 def make_steps(options, runner, work):
-    def gpus_of(_):
-        found = runner.results.get("the program sees the GPU", {}).get("data", {}).get("gpus", 1)
-        return found
     by_part = dict(tests=correctness_steps.steps(),
-                   training=training_steps.steps(runner, work, options.device, options.tiny, gpus_of),
+                   training=training_steps.steps(runner, work, options.device, options.tiny),
                    sanitizer=sanitizer_steps.steps(runner, work, options.device), bench=bench_steps.steps(options))
     return [step for part in report.PARTS if part in options.parts for step in by_part[part]
             if options.only in step.name]
@@ -75,9 +74,20 @@ def main():
     options = parse_options()
     begin = time.time()
     options.out.mkdir(parents=True, exist_ok=True)
-    work = (options.work or options.out / "work").resolve()
-    work.mkdir(parents=True, exist_ok=True)
-    options.torch_python = machine.find_python_with_torch() if options.python is None else options.python
+    with contextlib.ExitStack() as stack:
+        work = options.work or pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trireme-gpu-")))
+        work.mkdir(parents=True, exist_ok=True)
+        return check(options, work.resolve(), begin)
+
+
+def check(options, work, begin):
+    if options.list:
+        steps = make_steps(options, None, work)
+        print("\n".join(f"{step.part:10} {step.name}" for step in steps))
+        return 0
+    options.torch_python = options.python or ""
+    if options.python is None and "bench" in options.parts:
+        options.torch_python = machine.find_python_with_torch()
     if options.python is None and not options.torch_python and "bench" in options.parts:
         print("no python3 here has a torch that sees the GPU: PyTorch is left out", file=sys.stderr)
     environment = dict(os.environ)
@@ -94,9 +104,6 @@ def main():
     seconds = options.minutes * 60 - (time.time() - begin)
     runner = Runner(options.out, found, environment, seconds, found.commit, options.redo)
     steps = make_steps(options, runner, work)
-    if options.list:
-        print("\n".join(f"{step.part:10} {step.name}" for step in steps))
-        return 0
     runner.run(steps)
     text = report.markdown(machine.describe(environment), found.commit, time.strftime("%Y-%m-%d"), runner.results)
     (options.out / "table.md").write_text(text)

@@ -11,7 +11,8 @@ import subprocess
 import sys
 
 # What Trireme loads when it first needs it.
-LIBRARIES = {"cuBLASLt": "libcublasLt.so.13", "NCCL": "libnccl.so.2", "cuDNN": "libcudnn.so.9"}
+LIBRARIES = {"cuBLASLt": "libcublasLt.so.13", "NCCL": "libnccl.so.2", "cuDNN": "libcudnn.so.9",
+             "CUDA runtime": "libcudart.so.13"}  # the last one for cuDNN's frontend
 
 FIND_NVIDIA_PACKAGES = """
 import glob, os, nvidia

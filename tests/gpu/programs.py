@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -33,6 +34,17 @@ class Programs:
             if program.rpartition("/")[2] == name and (self.folder / program).exists():
                 return str(self.folder / program)
         raise Unusable(f"{self.folder} has no program {name}")
+
+    def mpirun(self):
+        """(mpirun, variables for it): the carried one, which fits the programs, else the system's; None without one."""
+        variables = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+        prefix = self.folder / "mpi"
+        if (prefix / "bin" / "mpirun").exists():
+            # Open MPI was built for another place; these say where it lies now.
+            variables |= {"OPAL_PREFIX": str(prefix), "OPAL_PKGDATADIR": str(prefix / "share" / "openmpi"),
+                          "PMIX_INSTALL_PREFIX": str(prefix / "pmix"), "PMIX_PREFIX": str(prefix / "pmix")}
+            return str(prefix / "bin" / "mpirun"), variables
+        return shutil.which("mpirun"), variables
 
     def check_start(self, environment):
         """Unusable when the program doesn't start here."""

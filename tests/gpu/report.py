@@ -13,13 +13,13 @@ def one_line(text, limit=220):
 
 def head_lines(facts, commit, date):
     rows = [("date", date), ("commit", commit or "not given (--commit)"), *facts.items()]
-    return table(("", "of this run"), [(name, one_line(value)) for name, value in rows])
+    return table(("", "of this run"), [(name, one_line(value)) for name, value in rows], text_last=True)
 
 
 def check_lines(results):
     rows = [(name, results[name]["status"], f"{results[name]['seconds']:.0f}", one_line(results[name]["detail"]))
             for part in PARTS for name in results if results[name]["part"] == part]
-    return table(("check", "result", "seconds", "what"), rows)
+    return table(("check", "result", "seconds", "what"), rows, text_last=True)
 
 
 def loss_lines(results):

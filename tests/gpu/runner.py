@@ -36,6 +36,13 @@ def tail(text, lines=12):
     return "\n".join(text.strip().splitlines()[-lines:])
 
 
+def shorten(text, limit=200_000):
+    """The beginning and the end of what is too long for the log."""
+    if len(text) <= limit:
+        return text
+    return f"{text[:limit // 4]}\n[… {len(text) - limit} characters …]\n{text[-limit * 3 // 4:]}"
+
+
 class Runner:
     def __init__(self, folder, programs, environment, seconds, commit, redo):
         self.folder, self.programs, self.environment = folder, programs, environment
@@ -80,7 +87,7 @@ class Runner:
                 process.wait()
             out.seek(0)
             text = out.read()
-        self.log.write(text)
+        self.log.write(shorten(text))
         self.log.flush()
         if late:
             raise Outcome(TIMED_OUT, f"{command[0]} ran longer than {timeout:.0f} s: {tail(text, 1)}")

@@ -2,12 +2,11 @@
 
 import hashlib
 import json
-import pathlib
 import random
 import shutil
 
-from correctness_steps import MPI_VARIABLES
-from runner import FAILED, NOT_POSSIBLE, Outcome, Step, tail
+from correctness_steps import doctor, mpi_command
+from runner import FAILED, Outcome, Step, tail
 
 STEPS = 40
 SAVE_EVERY = 20
@@ -56,20 +55,21 @@ class Runs:
         self.trireme(["data", "tokenize", self.folder / "text.txt", "--tokenizer", "bytes", "--out",
                       self.folder / "text"], timeout)
 
-    def trireme(self, arguments, timeout, prefix=(), variables=None):
-        status, text = self.runner.command([*prefix, self.runner.programs.path("trireme"), *arguments], timeout,
-                                           variables)
+    def trireme(self, arguments, timeout, ranks=1):
+        command, variables = [self.runner.programs.path("trireme"), *arguments], None
+        if ranks > 1:
+            command, variables = mpi_command(self.runner, ranks, command)
+        status, text = self.runner.command(command, timeout, variables)
         if status != 0:
             raise Outcome(FAILED, f"trireme {arguments[0]} ended with {status}: {tail(text, 2)}")
         return text
 
-    def train(self, name, sets, timeout, prefix=(), variables=None):
+    def train(self, name, sets, timeout, ranks=1):
         """Trains in runs/NAME; returns the losses."""
         self.make_text(timeout)
         run = self.folder / "runs" / name
         all_sets = [f"run.dir={run}", *sets]
-        self.trireme(["train", self.config, *(word for one in all_sets for word in ("--set", one))], timeout, prefix,
-                     variables)
+        self.trireme(["train", self.config, *(word for one in all_sets for word in ("--set", one))], timeout, ranks)
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         return [row["loss"] for row in rows]
 
@@ -131,19 +131,14 @@ def resume_and_repeat(runs, name, sets):
     return body
 
 
-def several_ranks(runs, gpus_of):
+def several_ranks(runs):
     """Two or more ranks have the losses of one: NCCL with a GPU for each, or MPI on a GPU that they share."""
     def body(runner, timeout):
-        mpirun = shutil.which("mpirun")
-        if not mpirun:
-            raise Outcome(NOT_POSSIBLE, "mpirun was not found (openmpi-bin)")
-        gpus = gpus_of(runner)
+        gpus = doctor(runner, timeout)[1]["gpus"]
         ranks, backend = (min(gpus, 4), "nccl") if gpus > 1 else (2, "mpi")
         sets = ["precision.compute=fp32", "batch.micro=4"]
         one = runs.on_gpu("one-rank", sets, timeout)
-        prefix = (mpirun, "--oversubscribe", "--bind-to", "none", "-np", str(ranks))
-        many = runs.on_gpu("ranks", [*sets, f"parallel.backend={backend}", "run.threads=2"], timeout, prefix=prefix,
-                           variables=MPI_VARIABLES)
+        many = runs.on_gpu("ranks", [*sets, f"parallel.backend={backend}", "run.threads=2"], timeout, ranks=ranks)
         error = largest_difference(many, one)
         text = f"{ranks} ranks through {backend}: largest difference of the loss from one rank's {error:.1e}"
         if error > FP32_BOUND:
@@ -152,7 +147,7 @@ def several_ranks(runs, gpus_of):
     return body
 
 
-def steps(runner, folder, device, tiny, gpus_of):
+def steps(runner, folder, device, tiny):
     runs = Runs(runner, folder, device, TINY if tiny else SMALL)
     return [
         Step("losses beside the CPU's", "training", 300, 30, compare_losses(runs)),
@@ -163,5 +158,5 @@ def steps(runner, folder, device, tiny, gpus_of):
         Step("resumed and repeated, everything in bf16", "training", 180, 30,
              resume_and_repeat(runs, "repeat-all-bf16", ["precision.compute=bf16", "precision.master=none",
                                                          "precision.gradients=bf16", "precision.optimizer_states=bf16"])),
-        Step("several ranks have the losses of one", "training", 180, 30, several_ranks(runs, gpus_of)),
+        Step("several ranks have the losses of one", "training", 180, 30, several_ranks(runs)),
     ]

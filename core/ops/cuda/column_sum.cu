@@ -6,7 +6,8 @@ namespace trireme::cuda {
 
 namespace {
 
-// A block sums a tile of 32 columns: first each thread every 32nd part, then a warp what the threads of a column have.
+// A block sums a tile of 32 columns: first each of its warps every so many-th part (every 32nd, if there are as many),
+// then a warp for each column what those have.
 constexpr int kTile = kWarp;
 
 struct Sums {
@@ -25,12 +26,15 @@ __global__ void __launch_bounds__(kTile* kTile) sum_columns(Sums sums) {
   float sum = 0;
   if (first + x < sums.columns) {
     const float* from = sums.partial + blockIdx.y * sums.columns + first + x;
-    for (int64_t part = y; part < sums.num_parts; part += kTile) sum += from[part * sums.stride];
+    for (int64_t part = y; part < sums.num_parts; part += blockDim.y) sum += from[part * sums.stride];
   }
   tile[y][x] = sum;
   __syncthreads();
-  sum = warp_sum(tile[x][y]);
-  if (x == 0 && first + y < sums.columns) sums.out[blockIdx.y][first + y] = sum;
+  const int num_warps = static_cast<int>(blockDim.y);
+  for (int column = y; column < kTile; column += num_warps) {
+    sum = warp_sum(x < num_warps ? tile[x][column] : 0.0f);
+    if (x == 0 && first + column < sums.columns) sums.out[blockIdx.y][first + column] = sum;
+  }
 }
 
 }  // namespace
@@ -42,7 +46,8 @@ void add_partial_sums(Stream& stream, const Tensor& partial, Tensor& first, Tens
                   .stride = partial.dim(1) * columns,
                   .columns = columns,
                   .out = {first.data<float>(), second.defined() ? second.data<float>() : nullptr}};
-  launch(stream, dim3(grid_size(ceil_div(columns, kTile)), second.defined() ? 2 : 1), dim3(kTile, kTile), 0,
+  const auto num_warps = static_cast<unsigned>(std::clamp<int64_t>(sums.num_parts, 1, kTile));
+  launch(stream, dim3(grid_size(ceil_div(columns, kTile)), second.defined() ? 2 : 1), dim3(kTile, num_warps), 0,
          sum_columns, sums);
 }
 

@@ -1,9 +1,10 @@
 #include "parallel/comm/cuda/float_order.h"
 
-#include <bit>
 #include <limits>
+#include <type_traits>
 
 #include "core/device/cuda/launch.h"
+#include "core/host_device.h"
 
 namespace trireme::cuda {
 
@@ -13,20 +14,21 @@ namespace {
 template <class T>
 struct Bits {
   using Key = int32_t;
-  static TRIREME_HOST_DEVICE int32_t of(T value) { return std::bit_cast<int32_t>(static_cast<float>(value)); }
-  static TRIREME_HOST_DEVICE T value(int32_t bits) { return T(std::bit_cast<float>(bits)); }
+  static TRIREME_HOST_DEVICE int32_t of(T value) { return bit_cast<int32_t>(static_cast<float>(value)); }
+  static TRIREME_HOST_DEVICE T value(int32_t bits) { return T(bit_cast<float>(bits)); }
 };
 template <>
 struct Bits<double> {
   using Key = int64_t;
-  static TRIREME_HOST_DEVICE int64_t of(double value) { return std::bit_cast<int64_t>(value); }
-  static TRIREME_HOST_DEVICE double value(int64_t bits) { return std::bit_cast<double>(bits); }
+  static TRIREME_HOST_DEVICE int64_t of(double value) { return bit_cast<int64_t>(value); }
+  static TRIREME_HOST_DEVICE double value(int64_t bits) { return bit_cast<double>(bits); }
 };
 
 // Among negative numbers a larger magnitude is a larger integer, so those are turned round. Its own inverse.
 template <class Key>
 TRIREME_HOST_DEVICE Key turn_negatives(Key bits) {
-  return bits < 0 ? bits ^ std::numeric_limits<Key>::max() : bits;
+  constexpr auto kAllButSign = static_cast<Key>(~std::make_unsigned_t<Key>{0} >> 1);
+  return bits < 0 ? bits ^ kAllButSign : bits;
 }
 
 template <class T, class Key>

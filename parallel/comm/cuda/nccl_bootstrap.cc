@@ -87,8 +87,9 @@ ncclUniqueId share_unique_id(Communicator& host) {
 }
 
 void pin_algorithms() {
-  static std::once_flag once;
-  std::call_once(once, [] { ::setenv("NCCL_ALGO", "Ring,Tree", /*overwrite=*/0); });
+  static std::mutex mutex;  // the environment is the process's
+  std::lock_guard lock(mutex);
+  if (std::getenv("NCCL_ALGO") == nullptr) ::setenv("NCCL_ALGO", "Ring,Tree", /*overwrite=*/1);
 }
 
 }  // namespace trireme::cuda

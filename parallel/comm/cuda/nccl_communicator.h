@@ -9,6 +9,7 @@
 //
 // Unlike the other backends NCCL forms sums in an order of its own. With `deterministic` the choice is narrowed to
 // algorithms that give the same bits for the same call on the same machines in every run.
+// Calls can't be captured into a CUDA graph.
 // Thread safety: as in communicator.h.
 // Errors: MachineError for failures of NCCL and of CUDA (host, rank, call, NCCL's own text) and for two ranks on one
 // GPU; PeerError when another rank failed or is late.

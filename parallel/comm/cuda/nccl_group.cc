@@ -113,53 +113,46 @@ NcclCallPtr NcclGroup::submit(CommCall call, Stream& caller) {
   work->record_ids = call.record_ids;
   work->call = std::move(call);
   work->caller = &caller;
+  TRIREME_CHECK(!is_capturing(as_cuda(caller)), "a call while its stream is captured into a graph");
   Lock lock(mutex_);
   poll_locked();
   if (failure_) {
-    work->failure =
-        NcclFailure{ExitCode::peer, "an earlier call on group " + member_.group + " failed: " + failure_->message};
+    const std::string before = "an earlier call on group " + member_.group + " failed: ";
+    work->failure = told_ ? NcclFailure{ExitCode::peer, before + failure_->message} : *failure_;
+    told_ = true;
     work->release_tensors();
     return work;
   }
   TRIREME_CHECK(comm_ != nullptr, "a call on a group that was left");
   under_way_.push_back(work);
   try {
-    queue(work, caller);
+    queue(*work, caller);
   } catch (const Error& error) {
     fail(error.code(), error.what());
   }
   return work;
 }
 
-void NcclGroup::queue(const NcclCallPtr& work, Stream& caller) {
+void NcclGroup::queue(NcclCall& work, Stream& caller) {
   stream().activate();
   stream_->wait(*caller.record());
-  work->start = stream_->record_time();
+  work.start = stream_->record_time();
   const NcclTarget target{comm_, member_.rank, member_.size, stream(), token_};
-  queue_local_part(*work, target);
+  queue_local_part(work, target);
   ncclResult_t result = ncclGroupStart();
   if (result == ncclSuccess) {
     try {
-      queue_nccl_part(*work, target);
+      queue_nccl_part(work, target);
     } catch (...) {
       ncclGroupEnd();
       throw;
     }
     result = ncclGroupEnd();
   }
-  check_call(result, work->text);
-  settle(work->text, options_.call_seconds);
-  queue_last_part(*work, target);
-  work->end = stream_->record_time();
-  if (!is_capturing(stream())) return;
-  // Part of a graph: it runs when the graph does, which tells nobody. Whoever replays the graph keeps its tensors.
-  for (const int64_t id : work->record_ids) {
-    recorder_.mark_started(id);
-    recorder_.mark_finished(id);
-  }
-  work->finished = true;
-  work->release_tensors();
-  under_way_.pop_back();
+  check_call(result, work.text);
+  settle(work.text, options_.call_seconds);
+  queue_last_part(work, target);
+  work.end = stream_->record_time();
 }
 
 void NcclGroup::wait(NcclCall& call, Stream& stream) {

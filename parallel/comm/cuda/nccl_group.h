@@ -53,7 +53,7 @@ class NcclGroup {
   using Lock = std::unique_lock<std::mutex>;
 
   void join(const ncclUniqueId& id);
-  void queue(const NcclCallPtr& work, Stream& caller);
+  void queue(NcclCall& work, Stream& caller);
   // Asks until NCCL has taken what it was given. Throws as check_call, and PeerError when that takes too long.
   void settle(const std::string& call, double seconds);
   void poll_locked();

@@ -2,13 +2,19 @@
 #pragma once
 
 #define EMULATED_VECTOR2(name, type, bytes) \
-  struct alignas(bytes) name { type x, y; }; \
+  struct alignas(bytes) name {              \
+    type x, y;                              \
+  };                                        \
   static inline name make_##name(type x, type y) { return name{x, y}; }
 #define EMULATED_VECTOR3(name, type) \
-  struct name { type x, y, z; }; \
+  struct name {                      \
+    type x, y, z;                    \
+  };                                 \
   static inline name make_##name(type x, type y, type z) { return name{x, y, z}; }
 #define EMULATED_VECTOR4(name, type, bytes) \
-  struct alignas(bytes) name { type x, y, z, w; }; \
+  struct alignas(bytes) name {              \
+    type x, y, z, w;                        \
+  };                                        \
   static inline name make_##name(type x, type y, type z, type w) { return name{x, y, z, w}; }
 
 EMULATED_VECTOR2(float2, float, 8)

@@ -34,8 +34,7 @@ inline void __syncwarp(unsigned mask = 0xffffffffu) {
   emulator::warp_operation(emulator::WarpOp::sync, mask, 0, 0, 32);
 }
 inline unsigned __ballot_sync(unsigned mask, int predicate) {
-  return static_cast<unsigned>(
-      emulator::warp_operation(emulator::WarpOp::ballot, mask, predicate != 0 ? 1 : 0, 0, 32));
+  return static_cast<unsigned>(emulator::warp_operation(emulator::WarpOp::ballot, mask, predicate != 0 ? 1 : 0, 0, 32));
 }
 template <class T>
 inline T __shfl_sync(unsigned mask, T value, int lane, int width = 32) {
