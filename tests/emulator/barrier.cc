@@ -1,5 +1,6 @@
 // How threads of a block wait for each other: __syncthreads, warp operations, and what is said when they do it wrong.
 #include <cstdio>
+#include <utility>
 
 #include "tests/emulator/block.h"
 #include "tests/emulator/race.h"
@@ -165,7 +166,7 @@ void BlockRunner::deadlock() {
             ", of which lanes " + hex(in_warp->mask & ~waiting_lanes_[warp]) + " don't come";
     if ((in_warp->mask & ~exist) != 0) text += " (the block's last warp has the lanes " + hex(exist) + ")";
   }
-  fail(text);
+  fail(std::move(text));
 }
 
 }  // namespace emulator

@@ -192,8 +192,13 @@ void BlockRunner::leave() {
   __builtin_unreachable();
 }
 
-void BlockRunner::fail(const std::string& what, cudaError_t error) {
-  failure_ = {where() + ": " + what, error};
+// Nothing is destroyed on the stacks that are left, so `what` gives its memory away.
+void BlockRunner::fail(std::string what, cudaError_t error) {
+  {
+    const race::Ignored ignored;
+    failure_ = {where() + ": " + what, error};
+    std::string().swap(what);
+  }
   leave();
 }
 

@@ -76,7 +76,7 @@ class BlockRunner {
   // By the fiber that runs
   void barrier();
   uint64_t warp_operation(WarpOp op, uint32_t mask, uint64_t value, int argument, int width);
-  [[noreturn]] void fail(const std::string& what, cudaError_t error = cudaErrorLaunchFailure);
+  [[noreturn]] void fail(std::string what, cudaError_t error = cudaErrorLaunchFailure);
   [[noreturn]] void fail_for_fault();
 
   static BlockRunner* running();  // on this host thread; null outside of kernels

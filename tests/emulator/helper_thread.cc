@@ -106,6 +106,7 @@ void Blocks::work(int worker) {
 }
 
 void Blocks::note_failure(const Failure& failure) {
+  const race::Ignored ignored;
   HiddenLock lock(mutex_);
   if (failure_.message.empty()) failure_ = failure;
   failed_.store(1);

@@ -9,7 +9,7 @@ using testing::Test;
 
 __global__ void some_skip_barrier(float* out) {
   if (threadIdx.x < 40) __syncthreads();
-  out[threadIdx.x] = 1;
+  out[blockIdx.x * 64 + threadIdx.x] = 1;
 }
 
 __global__ void lanes_with_different_masks(int* out) {
@@ -79,7 +79,7 @@ class WrongKernels : public EmulatorTest {
 };
 
 TEST_F(WrongKernels, BarrierThatNotAllReach) {
-  EXPECT_CUDA(launch(3, 64, 0, some_skip_barrier, device_array<float>(64)));
+  EXPECT_CUDA(launch(3, 64, 0, some_skip_barrier, device_array<float>(3 * 64)));
   expect_parts(failure(),
                {"emulator::some_skip_barrier, block (", "of 64, 40 wait at __syncthreads", "24 have returned"});
   // The emulator is fit for more.
