@@ -1,6 +1,6 @@
 """The GPU benchmarks' figures as Markdown tables."""
 
-from gpu_models import LLMQ_H100
+from gpu_models import LLMQ_H100, TOKENS_PER_STEP
 
 # Bytes that the optimizer must move for one parameter: gradient, weight, moments and master read, all but the gradient
 # written, and the gradient once more for its norm.
@@ -78,7 +78,8 @@ def llmq_table(cases):
     rows = []
     for case in cases:
         ours = find_lane(case, "trireme")
-        if case["contract"] == "llmq" and ours and case["model"] in LLMQ_H100:
+        whole = case["tokens_per_step"] == TOKENS_PER_STEP  # not a trial
+        if whole and case["contract"] == "llmq" and ours and case["model"] in LLMQ_H100:
             published = LLMQ_H100[case["model"]]
             rows.append((case["model"], f"{ours['tokens_per_second']:,.0f}", f"{published:,}",
                          f"{ours['tokens_per_second'] / published:.2f}"))

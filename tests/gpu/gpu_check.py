@@ -73,7 +73,6 @@ def make_steps(options, runner, work):
 def main():
     options = parse_options()
     begin = time.time()
-    options.out.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         work = options.work or pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trireme-gpu-")))
         work.mkdir(parents=True, exist_ok=True)
@@ -104,6 +103,7 @@ def check(options, work, begin):
         print(f"error: {error}", file=sys.stderr)
         return 4
 
+    options.out.mkdir(parents=True, exist_ok=True)
     seconds = options.minutes * 60 - (time.time() - begin)
     runner = Runner(options.out, found, environment, seconds, found.commit, options.redo)
     steps = make_steps(options, runner, work)

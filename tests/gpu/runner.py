@@ -47,6 +47,7 @@ class Runner:
     def __init__(self, folder, programs, environment, seconds, commit, redo):
         self.folder, self.programs, self.environment = folder, programs, environment
         self.end = time.time() + seconds
+        self.step_end = self.end
         self.file = folder / "results.json"
         self.log = open(folder / "log.txt", "a")
         self.results = {}
@@ -66,8 +67,9 @@ class Runner:
                                              steps=self.results), indent=1) + "\n")
 
     def command(self, command, timeout, variables=None, with_libraries=True):
-        """Runs a command; returns (exit status, output of both streams). TIMED_OUT ends the step, and everything that
-        the command started."""
+        """Runs a command for at most `timeout` seconds, or what the step has left; returns (exit status, output of both
+        streams). TIMED_OUT ends the step, and everything that the command started."""
+        timeout = min(timeout, self.step_end - time.time())
         environment = dict(self.environment if with_libraries else os.environ) | (variables or {})
         self.log.write(f"\n$ {' '.join(map(str, command))}\n")
         self.log.flush()
@@ -112,6 +114,7 @@ class Runner:
 
     def run_one(self, step, timeout):
         begin = time.time()
+        self.step_end = begin + timeout  # of all its commands together
         try:
             detail, data = step.body(self, timeout)
             status = OK

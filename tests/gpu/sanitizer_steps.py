@@ -5,13 +5,13 @@ import re
 
 import machine
 from runner import FAILED, NOT_POSSIBLE, Outcome, Step, tail
-from training_steps import Runs
+from training_steps import Runs, shape
 
 # Two steps of models that between them have every kernel of the dense families.
 MODELS = {
-    "llama": dict(family="llama", hidden=64, layers=1, heads=4, kv_heads=2, ffn=96, sequence=48),
-    "gpt2": dict(family="gpt2", hidden=64, layers=1, heads=4, kv_heads=4, ffn=96, sequence=48),
-    "qwen3": dict(family="qwen3", hidden=64, layers=1, heads=4, kv_heads=2, ffn=96, sequence=48),
+    "llama": shape("llama", hidden=64, layers=1, heads=4, kv_heads=2, ffn=96, sequence=48),
+    "gpt2": shape("gpt2", hidden=64, layers=1, heads=4, kv_heads=4, ffn=96, sequence=48),
+    "qwen3": shape("qwen3", hidden=64, layers=1, heads=4, kv_heads=2, ffn=96, sequence=48),
 }
 ERROR_EXIT = 86
 REFUSALS = ("Device not supported", "is not supported", "Unable to find injection library", "not permitted")

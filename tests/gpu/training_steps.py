@@ -16,15 +16,25 @@ FP32_BOUND = 2e-3
 BF16_BOUND = 3e-2
 
 CONFIG = """run: {{dir: "{folder}/runs/none", steps: {steps}}}
-model: {{model_type: {family}, hidden_size: {hidden}, num_hidden_layers: {layers}, num_attention_heads: {heads},
-        num_key_value_heads: {kv_heads}, intermediate_size: {ffn}, vocab_size: 256, max_position_embeddings: 256}}
+model: {{{model}, vocab_size: 256, max_position_embeddings: 256}}
 data: {{train: [{{path: "{folder}/text"}}], tokenizer: bytes, sequence_length: {sequence}, valid_fraction: 0.02}}
 batch: {{global: 16, micro: 8}}
 optimizer: {{lr: 2.0e-3, schedule: {{type: cosine, warmup_steps: 5}}}}
 checkpoint: {{every: {every}, keep_last: 0}}
 """
-SMALL = dict(family="llama", hidden=192, layers=4, heads=3, kv_heads=3, ffn=512, sequence=256)
-TINY = dict(family="llama", hidden=48, layers=2, heads=3, kv_heads=1, ffn=96, sequence=64)
+
+
+def shape(family, hidden, layers, heads, kv_heads, ffn, sequence):
+    """What CONFIG leaves open."""
+    keys = dict(model_type=family, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
+                num_key_value_heads=kv_heads, intermediate_size=ffn)
+    if family == "gpt2":  # it has no such key
+        del keys["num_key_value_heads"]
+    return dict(model=", ".join(f"{key}: {value}" for key, value in keys.items()), sequence=sequence)
+
+
+SMALL = shape("llama", hidden=192, layers=4, heads=3, kv_heads=3, ffn=512, sequence=256)
+TINY = shape("llama", hidden=48, layers=2, heads=3, kv_heads=1, ffn=96, sequence=64)
 
 
 def write_text(path, count):
@@ -42,11 +52,11 @@ def write_text(path, count):
 class Runs:
     """The corpus, the configuration, and runs of it."""
 
-    def __init__(self, runner, folder, device, shape):
+    def __init__(self, runner, folder, device, sizes):
         self.runner, self.folder, self.device = runner, folder, device
         self.config = folder / "config.yaml"
         folder.mkdir(parents=True, exist_ok=True)
-        self.config.write_text(CONFIG.format(folder=folder, steps=STEPS, every=SAVE_EVERY, **shape))
+        self.config.write_text(CONFIG.format(folder=folder, steps=STEPS, every=SAVE_EVERY, **sizes))
 
     def make_text(self, timeout):
         if (self.folder / "text.bin").exists():
