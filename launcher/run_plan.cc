@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "core/metrics/format.h"
+#include "models/loss_head.h"
 #include "models/transformer.h"
 #include "parallel/resolve.h"
 
@@ -13,7 +14,7 @@ namespace {
 
 // What the blocks keep of one microbatch, by what TransformerBlock stashes under each recomputation mode; the largest
 // temporary is the loss head's logits.
-int64_t estimate_activations(const Config& config, DType compute) {
+int64_t estimate_activations(const Config& config, DeviceType device, DType compute) {
   const ModelConfig& m = config.model;
   const int64_t tokens = config.batch.micro * config.data.sequence_length;
   const int64_t width = dtype_bytes(compute);
@@ -26,7 +27,7 @@ int64_t estimate_activations(const Config& config, DType compute) {
   int64_t per_layer = whole;
   if (config.recompute.mode == RecomputeMode::selective) per_layer = kept;
   if (config.recompute.mode == RecomputeMode::full) per_layer = input;
-  const int64_t logits = std::min<int64_t>(tokens * m.vocab_size * 4, int64_t{256} << 20);
+  const int64_t logits = LossHead::chunks(device, compute, tokens, m.vocab_size).bytes(m.vocab_size);
   return m.num_layers * per_layer + (config.recompute.mode == RecomputeMode::full ? whole : 0) + logits;
 }
 
@@ -54,7 +55,7 @@ RunPlan make_run_plan(const Config& config, const Mesh& mesh, const RankDevice& 
   plan.parameter_bytes = plan.num_parameters * precision.weight_bytes();
   plan.gradient_bytes = plan.num_parameters * precision.gradient_bytes();
   plan.optimizer_bytes = plan.num_parameters * precision.optimizer_bytes();
-  plan.activation_bytes = estimate_activations(config, precision.compute);
+  plan.activation_bytes = estimate_activations(config, device.device.type, precision.compute);
   return plan;
 }
 

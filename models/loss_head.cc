@@ -14,15 +14,19 @@ enum Slot : int { kGradInput };
 
 // Bound of the logits of one chunk. Each further chunk reads and writes the gradient of the whole table once more, so
 // chunks are as large as memory allows comfortably.
-constexpr int64_t kChunkBytes = int64_t{256} << 20;
+constexpr int64_t kCpuChunkBytes = int64_t{256} << 20;
+constexpr int64_t kGpuChunkBytes = int64_t{2} << 30;
 constexpr int64_t kChunkMultiple = 64;  // tokens
 
 }  // namespace
 
-int64_t LossHead::chunk_tokens(int64_t num_tokens, int64_t vocab) {
-  const int64_t fit = std::max<int64_t>(1, kChunkBytes / (vocab * 4));
-  if (fit >= num_tokens) return num_tokens;
-  return std::max(kChunkMultiple, fit / kChunkMultiple * kChunkMultiple);
+LossHead::Chunks LossHead::chunks(DeviceType device, DType compute, int64_t num_tokens, int64_t vocab) {
+  const bool gpu = device == DeviceType::cuda;
+  const DType dtype = gpu ? compute : DType::f32;
+  const int64_t bound = gpu ? kGpuChunkBytes : kCpuChunkBytes;
+  const int64_t fit = std::max<int64_t>(1, bound / (vocab * dtype_bytes(dtype)));
+  if (fit >= num_tokens) return {num_tokens, dtype};
+  return {std::max(kChunkMultiple, fit / kChunkMultiple * kChunkMultiple), dtype};
 }
 
 std::vector<Weight*> LossHead::weights() {
@@ -40,16 +44,17 @@ Tensor LossHead::forward(Stream& stream, const Microbatch& microbatch, const Ten
   const Tensor normed = norm_.forward(stream, x, stats);
   Tensor dnormed = gradients ? Tensor::empty(stream, x.shape(), x.dtype()) : Tensor{};
   Tensor losses = Tensor::empty(stream, {num_tokens}, DType::f32);
-  const int64_t chunk = chunk_tokens(num_tokens, vocab);
+  const Chunks cut = chunks(stream.device().type, x.dtype(), num_tokens, vocab);
+  const int64_t chunk = cut.tokens;
   for (int64_t begin = 0; begin < num_tokens; begin += chunk) {
     const int64_t end = std::min(begin + chunk, num_tokens);
     const Tensor x_chunk = normed.slice(begin, end);
-    Tensor logits = Tensor::empty(stream, {end - begin, vocab}, DType::f32, MemoryTag::workspace);
+    Tensor logits = Tensor::empty(stream, {end - begin, vocab}, cut.dtype, MemoryTag::workspace);
     ops::linear_forward(stream, x_chunk, table_->value, {}, logits);
     Tensor dlogits;
     if (gradients) {
       dlogits =
-          x.dtype() == DType::f32 ? logits : Tensor::empty(stream, logits.shape(), x.dtype(), MemoryTag::workspace);
+          x.dtype() == cut.dtype ? logits : Tensor::empty(stream, logits.shape(), x.dtype(), MemoryTag::workspace);
     }
     Tensor chunk_losses = losses.slice(begin, end);
     ops::cross_entropy(stream, logits, microbatch.labels.slice(begin, end), microbatch.grad_scale, chunk_losses,

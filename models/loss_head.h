@@ -23,8 +23,14 @@ class LossHead final : public Unit {
   Tensor backward_input(Stream& stream, const Microbatch& microbatch, const Tensor& dy, Stash& stash) override;
   void backward_weight(Stream&, const Microbatch&, Stash&) override {}
 
-  // Tokens whose logits exist at the same time, of a microbatch of `num_tokens`.
-  static int64_t chunk_tokens(int64_t num_tokens, int64_t vocab);
+  // How the logits of a microbatch of `num_tokens` are cut: `tokens` exist at the same time, in `dtype`. On a GPU they
+  // have the compute dtype, which halves what cross-entropy reads and lets the gradients take their place.
+  struct Chunks {
+    int64_t tokens = 0;
+    DType dtype = DType::f32;
+    int64_t bytes(int64_t vocab) const { return tokens * vocab * dtype_bytes(dtype); }
+  };
+  static Chunks chunks(DeviceType device, DType compute, int64_t num_tokens, int64_t vocab);
 
   // Logits f32 [n, V] of hidden states x [n, C], for generation.
   Tensor logits(Stream& stream, const Tensor& x) const;

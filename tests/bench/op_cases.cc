@@ -103,9 +103,10 @@ class ModelCases {
  public:
   using Visit = std::function<void(const OpCase&)>;
 
-  ModelCases(const Config& config, DType compute, const Visit& visit)
+  ModelCases(const Config& config, DeviceType device, DType compute, const Visit& visit)
       : visit_(visit),
         model_(config.model),
+        device_(device),
         compute_(compute),
         gradients_(config.precision.gradients == StateType::bf16 ? DType::bf16 : DType::f32),
         batch_(config.batch.micro),
@@ -349,19 +350,20 @@ class ModelCases {
   // Chunk by chunk, as LossHead does it.
   void head() {
     const int64_t vocab = model_.vocab_size;
-    const int64_t chunk = LossHead::chunk_tokens(tokens_, vocab);
+    const LossHead::Chunks cut = LossHead::chunks(device_, compute_, tokens_, vocab);
+    const int64_t chunk = cut.tokens;
     const int64_t chunks = (tokens_ + chunk - 1) / chunk;
     const double flops = product_flops(chunk, hidden_, vocab);
     const std::string shape = product_shape(chunk, hidden_, vocab);
     add("head forward", "gemm", shape, chunks, flops, [=, this](Operands& o) -> OpCall {
       const Tensor x = o.read({chunk, hidden_}, compute_);
       const Tensor table = table_of(o);
-      Tensor logits = o.write({chunk, vocab}, DType::f32);
+      Tensor logits = o.write({chunk, vocab}, cut.dtype);
       return [=](Stream& s) mutable { ops::linear_forward(s, x, table, {}, logits); };
     });
     add("cross-entropy", "memory", std::to_string(chunk) + " x " + std::to_string(vocab), chunks, 0,
         [=, this](Operands& o) -> OpCall {
-          const Tensor logits = o.read({chunk, vocab}, DType::f32);
+          const Tensor logits = o.read({chunk, vocab}, cut.dtype);
           const Tensor labels = o.ids(chunk, vocab);
           const Tensor scale = o.read({1}, DType::f32);
           Tensor losses = o.write({chunk}, DType::f32);
@@ -385,6 +387,7 @@ class ModelCases {
 
   const Visit& visit_;
   const ModelConfig model_;
+  const DeviceType device_;
   const DType compute_;
   const DType gradients_;
   const int64_t batch_;
@@ -422,8 +425,9 @@ OpCase copy_case(int64_t bytes) {
           }};
 }
 
-void visit_model_cases(const Config& config, DType compute, const std::function<void(const OpCase&)>& visit) {
-  ModelCases(config, compute, visit).run();
+void visit_model_cases(const Config& config, DeviceType device, DType compute,
+                       const std::function<void(const OpCase&)>& visit) {
+  ModelCases(config, device, compute, visit).run();
 }
 
 }  // namespace trireme

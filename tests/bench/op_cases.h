@@ -53,6 +53,7 @@ OpCase copy_case(int64_t bytes);
 
 // Shows every op of a microbatch of `config.batch.micro` sequences, the optimizer's excepted. A case may be used inside
 // of `visit` only.
-void visit_model_cases(const Config& config, DType compute, const std::function<void(const OpCase&)>& visit);
+void visit_model_cases(const Config& config, DeviceType device, DType compute,
+                       const std::function<void(const OpCase&)>& visit);
 
 }  // namespace trireme

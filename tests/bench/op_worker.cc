@@ -115,7 +115,7 @@ int measure(RankContext& rank, const Options& options, const Config& config) {
   };
   show(copy_case(options.copy_mib << 20), /*ceiling=*/true);
   show(gemm_case("product", options.gemm_size, options.gemm_size, options.gemm_size, compute, 1), /*ceiling=*/true);
-  visit_model_cases(config, compute, [&](const OpCase& op) { show(op, /*ceiling=*/false); });
+  visit_model_cases(config, stream.device().type, compute, [&](const OpCase& op) { show(op, /*ceiling=*/false); });
   return 0;
 }
 

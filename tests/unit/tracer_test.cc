@@ -43,7 +43,8 @@ TEST(Tracer, KeepsNestedRangesBetweenStartAndStop) {
   tracer.start(cpu.stream);
   {
     const TraceRange outer(cpu.stream, "outer");
-    const TraceRange inner(cpu.stream, std::string("inner"), 4096);
+    const std::string name = "inner";
+    const TraceRange inner(cpu.stream, name, 4096);
   }
   tracer.stop();
   { const TraceRange after(cpu.stream, "after"); }
