@@ -1,7 +1,10 @@
 #include "launcher/profiler.h"
 
 #include <algorithm>
+#include <chrono>
+#include <thread>
 #include <utility>
+#include <vector>
 
 #include "core/device/cuda/cuda_device.h"
 #include "core/metrics/run_directory.h"
@@ -19,6 +22,19 @@ std::filesystem::path trace_file(const Config& config, int rank) {
   std::filesystem::path file = *profile.trace;
   if (profile.ranks.size() > 1) file.replace_extension(suffix);
   return file;
+}
+
+// What this rank communicated from step `first` on. The ends of NCCL's calls are noted a little later than they happen.
+std::vector<FlightRecord> finished_records(const FlightRecorder& recorder, int64_t first) {
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(1);
+  for (;;) {
+    std::vector<FlightRecord> records = recorder.records();
+    std::erase_if(records, [&](const FlightRecord& record) { return record.step < first; });
+    const size_t made = records.size();
+    std::erase_if(records, [](const FlightRecord& record) { return record.finished == FlightRecord::kNotYet; });
+    if (records.size() == made || std::chrono::steady_clock::now() > deadline) return records;
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
 }
 
 }  // namespace
@@ -49,12 +65,9 @@ void Profiler::finish() {
   rank_.stream().synchronize();
   cuda::profiler_stop();
   tracer_.stop();
-  // Host memory travels on a thread of its own, which only the flight recorder sees.
-  if (rank_.data().backend() != "nccl") {
-    for (const FlightRecord& record : rank_.recorder().records()) {
-      if (record.step < first || record.finished == FlightRecord::kNotYet) continue;
-      tracer_.add("group " + record.group, comm_op_name(record.op), record.started, record.finished, record.bytes);
-    }
+  // Communication runs on threads and streams of its own, which the flight recorder sees.
+  for (const FlightRecord& record : finished_records(rank_.recorder(), first)) {
+    tracer_.add("group " + record.group, comm_op_name(record.op), record.started, record.finished, record.bytes);
   }
   tracer_.write(file_);
 }

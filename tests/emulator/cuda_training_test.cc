@@ -155,6 +155,7 @@ TEST_F(CudaTraining, AProfilerSeesRangesAndItsWindow) {
   }
   EXPECT_TRUE(tracks.contains("host"));
   EXPECT_TRUE(tracks.contains("cuda:0"));
+  EXPECT_TRUE(tracks.contains("group data"));  // NCCL's stream
 }
 
 TEST_F(CudaTraining, OutOfMemorySaysWhatAndHowMuch) {

@@ -98,8 +98,11 @@ def check(options, work, begin):
     try:
         found = programs.find(options)
         found.check_start(environment)
+        if options.device == "cuda":  # whole runs would take the CPU
+            found.check_gpu(environment)
     except programs.Unusable as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        return 4
 
     seconds = options.minutes * 60 - (time.time() - begin)
     runner = Runner(options.out, found, environment, seconds, found.commit, options.redo)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -41,7 +42,9 @@ class Programs:
         prefix = self.folder / "mpi"
         if (prefix / "bin" / "mpirun").exists():
             # Open MPI was built for another place; these say where it lies now.
-            variables |= {"OPAL_PREFIX": str(prefix), "OPAL_PKGDATADIR": str(prefix / "share" / "openmpi"),
+            variables |= {"OPAL_PREFIX": str(prefix), "OPAL_LIBDIR": str(prefix / "lib"),
+                          "OPAL_PKGLIBDIR": str(prefix / "lib" / "openmpi3"),
+                          "OPAL_PKGDATADIR": str(prefix / "share" / "openmpi"),
                           "PMIX_INSTALL_PREFIX": str(prefix / "pmix"), "PMIX_PREFIX": str(prefix / "pmix")}
             return str(prefix / "bin" / "mpirun"), variables
         return shutil.which("mpirun"), variables
@@ -53,6 +56,14 @@ class Programs:
         if done.returncode != 0:
             raise Unusable(f"{self.path('trireme')} doesn't start on this machine (exit status {done.returncode}): "
                            f"{done.stderr.strip()[-500:]}")
+
+    def check_gpu(self, environment):
+        """Unusable when the program can use no GPU."""
+        text = subprocess.run([self.path("trireme"), "doctor"], capture_output=True, text=True, env=environment,
+                              timeout=120).stdout
+        if not re.search(r"cuda:\d+ ", text):
+            reason = re.search(r"devices +(.*)", text)
+            raise Unusable(f"no GPU: {reason.group(1).partition(';')[0] if reason else text.strip()[-300:]}")
 
 
 def git_commit():

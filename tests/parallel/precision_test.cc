@@ -2,21 +2,12 @@
 // same bits, and how far the losses may be from those of a run that stores everything in fp32.
 #include <gtest/gtest.h>
 
-#include <nlohmann/json.hpp>
-#include <sstream>
-
-#include "checkpoint/checkpoint.h"
 #include "core/formats/safetensors.h"
 #include "tests/run_devices.h"
-#include "tests/training.h"
+#include "tests/training_runs.h"
 
 namespace trireme {
 namespace {
-
-using testing::read_file;
-using testing::state_hashes;
-using testing::TempDir;
-using testing::tiny_yaml;
 
 struct Mode {
   std::string name;
@@ -43,25 +34,13 @@ std::vector<Mode> all_modes() {
   };
 }
 
-class Precisions : public ::testing::TestWithParam<Mode> {
+class Precisions : public testing::TrainingRuns, public ::testing::WithParamInterface<Mode> {
  protected:
-  void SetUp() override { testing::write_corpus(dir_ / "corpus", 20000); }
-
-  // Trains in run directory `name`; returns the losses of its steps.
-  std::vector<double> run(const std::string& name, int64_t steps, int ranks, std::vector<std::string> sets) {
-    sets.push_back("run.dir=" + (dir_ / name));
-    testing::train(parse_config(tiny_yaml(dir_, steps), "test", sets), ranks);
-    std::vector<double> losses;
-    std::istringstream lines(read_file(dir_ / name + "/metrics.jsonl"));
-    for (std::string line; std::getline(lines, line);) losses.push_back(nlohmann::json::parse(line)["loss"]);
-    return losses;
+  std::vector<double> losses(const std::string& name) {
+    std::vector<double> values;
+    for (const auto& row : metrics(name)) values.push_back(row["loss"]);
+    return values;
   }
-
-  std::map<std::string, std::vector<std::string>> hashes(const std::string& name) {
-    return state_hashes(*latest_checkpoint(dir_ / name));
-  }
-
-  TempDir dir_;
 };
 
 TEST_P(Precisions, ResumeEqualsNeverHavingStopped) {
@@ -69,11 +48,11 @@ TEST_P(Precisions, ResumeEqualsNeverHavingStopped) {
     const std::string tag = std::to_string(ranks);
     const auto whole = run("whole" + tag, 7, ranks, {GetParam().precision});
     run("parts" + tag, 7, ranks, {GetParam().precision, "checkpoint.every=3"});
-    std::filesystem::remove_all(dir_ / ("parts" + tag + "/checkpoints/step-00000006"));
-    std::filesystem::remove_all(dir_ / ("parts" + tag + "/checkpoints/step-00000007"));
-    const auto parts = run("parts" + tag, 7, ranks, {GetParam().precision, "checkpoint.every=3"});
-    EXPECT_EQ(whole, parts);
-    EXPECT_EQ(hashes("whole" + tag), hashes("parts" + tag));
+    const std::filesystem::path checkpoints = dir_ / ("parts" + tag + "/checkpoints");
+    std::filesystem::remove_all(checkpoints / "step-00000006");
+    std::filesystem::remove_all(checkpoints / "step-00000007");
+    EXPECT_EQ(whole, run("parts" + tag, 7, ranks, {GetParam().precision, "checkpoint.every=3"}));
+    EXPECT_EQ(losses("whole" + tag), losses("parts" + tag));
   }
 }
 
@@ -98,9 +77,9 @@ TEST_P(Precisions, StoresWhatItSays) {
 }
 
 TEST_P(Precisions, LossesStayNearThoseOfFp32) {
-  const auto wide = run("wide", 40, 1, {GetParam().wide});
-  const auto narrow = run("narrow", 40, 1, {GetParam().precision});
-  EXPECT_NE(hashes("wide"), hashes("narrow"));
+  EXPECT_NE(run("wide", 40, 1, {GetParam().wide}), run("narrow", 40, 1, {GetParam().precision}));
+  const std::vector<double> wide = losses("wide");
+  const std::vector<double> narrow = losses("narrow");
   ASSERT_EQ(narrow.size(), wide.size());
   for (size_t i = 0; i < wide.size(); ++i) EXPECT_NEAR(narrow[i], wide[i], GetParam().bound) << "step " << i + 1;
   EXPECT_LT(narrow.back(), narrow.front() - 0.5);
@@ -109,11 +88,14 @@ TEST_P(Precisions, LossesStayNearThoseOfFp32) {
 // The draws are the same on any number of ranks; the gradients that meet them were added in another order, and in bf16
 // rounded at other places.
 TEST_P(Precisions, TwoRanksFollowOne) {
-  if (most_ranks(2) < 2) GTEST_SKIP() << "needs two GPUs, and this machine has one";
-  const auto one = run("one", 20, 1, {GetParam().precision});
-  const auto two = run("two", 20, 2, {GetParam().precision});
-  ASSERT_EQ(one.size(), two.size());
-  for (size_t i = 0; i < one.size(); ++i) EXPECT_NEAR(one[i], two[i], 1e-3) << "step " << i + 1;
+  run("one", 20, 1, {GetParam().precision});
+  const std::vector<double> one = losses("one");
+  for (const int ranks : ranks_that_fit({2})) {
+    run("two", 20, ranks, {GetParam().precision});
+    const std::vector<double> two = losses("two");
+    ASSERT_EQ(one.size(), two.size());
+    for (size_t i = 0; i < one.size(); ++i) EXPECT_NEAR(one[i], two[i], 1e-3) << "step " << i + 1;
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Modes, Precisions, ::testing::ValuesIn(all_modes()),

@@ -3,41 +3,17 @@
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
-#include <sstream>
 
-#include "checkpoint/checkpoint.h"
 #include "tests/run_devices.h"
-#include "tests/training.h"
+#include "tests/training_runs.h"
 
 namespace trireme {
 namespace {
 
 using testing::read_file;
-using testing::state_hashes;
-using testing::TempDir;
 using testing::tiny_yaml;
 
-class Training : public ::testing::Test {
- protected:
-  void SetUp() override { testing::write_corpus(dir_ / "corpus", 20000); }
-
-  // Trains and returns the hashes of the final checkpoint; the run directory is `name`.
-  std::map<std::string, std::vector<std::string>> run(const std::string& name, int64_t steps, int ranks,
-                                                      std::vector<std::string> sets) {
-    sets.push_back("run.dir=" + (dir_ / name));
-    testing::train(parse_config(tiny_yaml(dir_, steps), "test", sets), ranks);
-    return state_hashes(*latest_checkpoint(dir_ / name));
-  }
-
-  std::vector<nlohmann::json> metrics(const std::string& name) {
-    std::vector<nlohmann::json> rows;
-    std::istringstream lines(read_file(dir_ / name + "/metrics.jsonl"));
-    for (std::string line; std::getline(lines, line);) rows.push_back(nlohmann::json::parse(line));
-    return rows;
-  }
-
-  TempDir dir_;
-};
+class Training : public testing::TrainingRuns {};
 
 // Continuing after a stop equals never having stopped, bit for bit.
 
