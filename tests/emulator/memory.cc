@@ -23,9 +23,23 @@ constexpr uintptr_t kArenaBytes = uintptr_t{32} << 30;  // addresses of one devi
 constexpr uintptr_t kPage = 4096;
 constexpr uintptr_t kHugePage = 2 << 20;
 
+constexpr uintptr_t round_up(uintptr_t n, uintptr_t unit) { return (n + unit - 1) / unit * unit; }
+
 struct Allocation {
-  size_t bytes;   // asked for
-  uintptr_t end;  // of its pages, gap included
+  size_t bytes;    // asked for
+  uintptr_t end;   // of its pages
+  uintptr_t next;  // where the gap behind it ends
+};
+
+// How much room an allocation takes. Large ones have huge pages and a gap without memory, small ones a page as gap.
+struct Room {
+  explicit Room(size_t bytes)
+      : unit(bytes >= kHugePage ? kHugePage : kPage),
+        accessible(bytes >= kHugePage ? round_up(bytes, kHugePage) : round_up(bytes, kPage) + kPage),
+        addresses(bytes >= kHugePage ? accessible + kHugePage : accessible) {}
+  uintptr_t unit;
+  uintptr_t accessible;
+  uintptr_t addresses;
 };
 
 // A type of our own, so that no other code's instrumented std::map is linked in this one's place.
@@ -92,7 +106,7 @@ std::vector<Span> merged_spans(const Arena& arena) {
 }
 
 // A range of addresses, the first that fits from the cursor on; 0 when there is none.
-uintptr_t take_range(Arena& arena, uintptr_t bytes) {
+uintptr_t take_range(Arena& arena, uintptr_t bytes, uintptr_t unit) {
   using Place = std::map<uintptr_t, End>::iterator;
   auto take = [&](Place it, uintptr_t at) {
     const uintptr_t begin = it->first;
@@ -103,17 +117,20 @@ uintptr_t take_range(Arena& arena, uintptr_t bytes) {
     arena.cursor = at + bytes;
     return at;
   };
+  auto fits = [&](Place it, uintptr_t from) {
+    const uintptr_t at = round_up(from, unit);
+    return at < it->second.end && it->second.end - at >= bytes;
+  };
   const Place next = arena.unused.upper_bound(arena.cursor);
   if (next != arena.unused.begin()) {
     const Place around = std::prev(next);
-    if (around->second.end > arena.cursor && around->second.end - arena.cursor >= bytes)
-      return take(around, arena.cursor);
+    if (fits(around, arena.cursor)) return take(around, round_up(arena.cursor, unit));
   }
   for (Place it = next; it != arena.unused.end(); ++it) {
-    if (it->second.end - it->first >= bytes) return take(it, it->first);
+    if (fits(it, it->first)) return take(it, round_up(it->first, unit));
   }
   for (Place it = arena.unused.begin(); it != next; ++it) {
-    if (it->second.end - it->first >= bytes) return take(it, it->first);
+    if (fits(it, it->first)) return take(it, round_up(it->first, unit));
   }
   return 0;
 }
@@ -157,19 +174,19 @@ cudaError_t allocate_device(int device, size_t bytes, void** data) {
   HiddenLock lock(arena.mutex);
   const int64_t limit = settings().memory_limit;
   if (bytes > kArenaBytes || static_cast<int64_t>(arena.used_bytes + bytes) > limit) return cudaErrorMemoryAllocation;
-  const uintptr_t padded = (bytes + kPage - 1) / kPage * kPage + kPage;
-  const uintptr_t begin = take_range(arena, padded);
+  const Room room(bytes);
+  const uintptr_t begin = take_range(arena, room.addresses, room.unit);
   if (begin == 0) return cudaErrorMemoryAllocation;
-  arena.living[begin] = {bytes, begin + padded};
+  arena.living[begin] = {bytes, begin + room.accessible, begin + room.addresses};
   arena.used_bytes += bytes;
-  protect_pages(device, {begin, begin + padded}, merged_spans(arena));
-  unpoison(begin, padded);
+  protect_pages(device, {begin, begin + room.accessible}, merged_spans(arena));
+  unpoison(begin, room.addresses);
   {
     ThreadAccess access;
     access.set(device_bit(device));
-    fill_unseen(begin, padded);
+    fill_unseen(begin, room.accessible);
   }
-  poison(begin + bytes, padded - bytes);
+  poison(begin + bytes, room.addresses - bytes);
   close_idle_devices();
   tallies().allocations += 1;
   tallies().allocated_bytes += static_cast<int64_t>(bytes);
@@ -185,12 +202,13 @@ cudaError_t free_device(void* data) {
   auto it = arena.living.find(reinterpret_cast<uintptr_t>(data));
   if (it == arena.living.end()) return cudaErrorInvalidValue;
   const Span span{it->first, it->second.end};
+  const uintptr_t next = it->second.next;
   const size_t bytes = it->second.bytes;
   arena.living.erase(it);
   arena.used_bytes -= bytes;
   release_pages(device, span, merged_spans(arena));
-  unpoison(span.begin, span.end - span.begin);
-  give_range(arena, span.begin, span.end);
+  unpoison(span.begin, next - span.begin);
+  give_range(arena, span.begin, next);
   tallies().allocations -= 1;
   tallies().allocated_bytes -= static_cast<int64_t>(bytes);
   return cudaSuccess;
@@ -209,7 +227,7 @@ AddressText describe_device_address(uintptr_t address) {
   const Arena& arena = memory().arenas[device];
   auto it = arena.living.upper_bound(address);
   if (it != arena.living.begin()) --it;
-  if (it == arena.living.end() || address < it->first || address >= it->second.end) {
+  if (it == arena.living.end() || address < it->first || address >= it->second.next) {
     std::snprintf(out.text, sizeof out.text, "cuda:%d, in no allocation (freed, or out of bounds)", device);
     return out;
   }

@@ -85,6 +85,16 @@ TEST_F(Memory, AddressesAreNotUsedAgainSoon) {
   EXPECT_NE(device_array<float>(100), first);
 }
 
+TEST_F(Memory, LargeAllocationsLieApart) {
+  for (const size_t bytes : {size_t{2} << 20, (size_t{6} << 20) + 4, size_t{1} << 20}) {
+    auto* data = device_array<char>(bytes);
+    auto* next = device_array<char>(bytes);
+    EXPECT_GE(static_cast<size_t>(next - data), bytes + 4096);
+    EXPECT_FALSE(is_device_range(data, bytes + 1));
+    EXPECT_EQ(host_array(data + bytes - 1, 1)[0], '\xff');
+  }
+}
+
 TEST_F(Memory, FreeWaitsForWork) {
   auto* data = device_array<float>(100);
   Gate gate(stream_);
