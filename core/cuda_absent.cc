@@ -67,7 +67,9 @@ void linear_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, Tensor
 void linear_add_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, Tensor&) { absent(); }
 void linear_backward_input(Stream&, const Tensor&, const Tensor&, Tensor&, bool) { absent(); }
 void linear_backward_weight(Stream&, const Tensor&, const Tensor&, Tensor&, Tensor&, bool) { absent(); }
-void linear_gelu_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, ops::Gelu, Tensor&, Tensor&, bool&) { absent(); }
+void linear_gelu_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, ops::Gelu, Tensor&, Tensor&, bool&) {
+  absent();
+}
 void linear_gelu_backward_input(Stream&, const Tensor&, const Tensor&, const Tensor&, ops::Gelu, Tensor&) { absent(); }
 void export_gemm_algorithms(Stream&, std::string&) { absent(); }
 void import_gemm_algorithms(Stream&, const std::string&, bool&) { absent(); }
@@ -76,8 +78,8 @@ void add_norm_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, cons
                       ops::NormStats&) {
   absent();
 }
-void norm_backward(Stream&, const Tensor&, const Tensor&, const Tensor&, const ops::NormStats&, const Tensor&, Tensor&, Tensor&,
-                   Tensor&) {
+void norm_backward(Stream&, const Tensor&, const Tensor&, const Tensor&, const ops::NormStats&, const Tensor&, Tensor&,
+                   Tensor&, Tensor&) {
   absent();
 }
 void qk_norm_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, int64_t, int64_t, float, Tensor&, Tensor&) {

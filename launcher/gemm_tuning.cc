@@ -35,7 +35,8 @@ void tune_gemms(RankContext& rank, const Config& config, TrainStep& step, Logger
   const std::filesystem::path file = RunDirectory(config.run.dir).gemm_algorithms_file();
   const std::string recorded = share(rank, rank.is_main() ? read_if_there(file) : "", 0);
   if (!ops::import_gemm_algorithms(rank.stream(), recorded) && rank.is_main()) {
-    logger.warn(file.string() + " was recorded on another GPU or library: the products are timed again, and the last "
+    logger.warn(file.string() +
+                " was recorded on another GPU or library: the products are timed again, and the last "
                 "bits of the run change from here on");
   }
   // Every rank times what is not recorded yet. Stages of a pipeline have products of their own; where several ranks have

@@ -19,9 +19,7 @@ struct bf16 {
 
   bf16() = default;
   TRIREME_HOST_DEVICE explicit bf16(float value) : bits(round(value)) {}
-  TRIREME_HOST_DEVICE explicit operator float() const {
-    return bit_cast<float>(static_cast<uint32_t>(bits) << 16);
-  }
+  TRIREME_HOST_DEVICE explicit operator float() const { return bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
 
   TRIREME_HOST_DEVICE static uint16_t round(float value) {
     const uint32_t x = bit_cast<uint32_t>(value);

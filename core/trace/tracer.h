@@ -63,7 +63,8 @@ class TraceRange {
  public:
   TraceRange(Stream& stream, const char* name, int64_t bytes = -1);
   TraceRange(Stream& stream, const std::string& name, int64_t bytes = -1) : TraceRange(stream, name.c_str(), bytes) {}
-  TraceRange(Stream& stream, std::string&& name, int64_t bytes = -1) = delete;  // it would be gone before the range ends
+  // A temporary would be gone before the range ends.
+  TraceRange(Stream& stream, std::string&& name, int64_t bytes = -1) = delete;
   ~TraceRange();
   TraceRange(const TraceRange&) = delete;
   TraceRange& operator=(const TraceRange&) = delete;

@@ -243,7 +243,8 @@ class ModelCases {
     const ops::AttentionShape shape = attention_;
     const Shape lse_shape{batch_, model_.num_heads, sequence_};
     // Two products of T x T x D for each head, causal: half of them.
-    const double flops = static_cast<double>(batch_ * model_.num_heads) * product_flops(sequence_, sequence_, model_.head_dim);
+    const double flops =
+        static_cast<double>(batch_ * model_.num_heads) * product_flops(sequence_, sequence_, model_.head_dim);
     const std::string text = "B " + std::to_string(batch_) + ", T " + std::to_string(sequence_) + ", H " +
                              std::to_string(model_.num_heads) + "/" + std::to_string(model_.num_kv_heads) + ", D " +
                              std::to_string(model_.head_dim);
@@ -402,18 +403,19 @@ class ModelCases {
 
 ops::AttentionShape attention_shape(const Config& config) {
   const ModelConfig& m = config.model;
-  return {config.batch.micro, config.data.sequence_length, m.num_heads,
-          m.num_kv_heads,     m.head_dim,                  1.0f / std::sqrt(static_cast<float>(m.head_dim))};
+  return {config.batch.micro, config.data.sequence_length,
+          m.num_heads,        m.num_kv_heads,
+          m.head_dim,         1.0f / std::sqrt(static_cast<float>(m.head_dim))};
 }
 
 OpCase gemm_case(const std::string& name, int64_t tokens, int64_t in, int64_t out, DType dtype, int64_t calls) {
-  return {name, "gemm", product_shape(tokens, in, out), calls, product_flops(tokens, in, out),
-          [=](Operands& o) -> OpCall {
-            const Tensor x = o.read({tokens, in}, dtype);
-            const Tensor w = o.read({out, in}, dtype, weight_spread(in));
-            Tensor y = o.write({tokens, out}, dtype);
-            return [=](Stream& s) mutable { ops::linear_forward(s, x, w, {}, y); };
-          }};
+  return {
+      name, "gemm", product_shape(tokens, in, out), calls, product_flops(tokens, in, out), [=](Operands& o) -> OpCall {
+        const Tensor x = o.read({tokens, in}, dtype);
+        const Tensor w = o.read({out, in}, dtype, weight_spread(in));
+        Tensor y = o.write({tokens, out}, dtype);
+        return [=](Stream& s) mutable { ops::linear_forward(s, x, w, {}, y); };
+      }};
 }
 
 OpCase copy_case(int64_t bytes) {

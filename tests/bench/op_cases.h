@@ -20,9 +20,9 @@ class Operands {
 
   Tensor read(Shape shape, DType dtype, double spread = 1.0);
   Tensor write(Shape shape, DType dtype);
-  Tensor update(Shape shape, DType dtype);  // read and written
-  Tensor ids(int64_t count, int64_t bound);  // i32, uniform below `bound`
-  Tensor places(int64_t count, int64_t period);  // i32: 0, 1, …, period − 1, 0, …
+  Tensor update(Shape shape, DType dtype);            // read and written
+  Tensor ids(int64_t count, int64_t bound);           // i32, uniform below `bound`
+  Tensor places(int64_t count, int64_t period);       // i32: 0, 1, …, period − 1, 0, …
   void add_bytes(int64_t bytes) { bytes_ += bytes; }  // of operands that only a part is read of
   int64_t bytes() const { return bytes_; }
 
@@ -36,11 +36,11 @@ class Operands {
 using OpCall = std::function<void(Stream&)>;
 
 struct OpCase {
-  std::string name;    // "up forward"
-  std::string kind;    // gemm, attention or memory: what bounds it
-  std::string shape;   // for the reader
-  int64_t calls = 1;   // in one microbatch
-  double flops = 0;    // of one call; 0: not counted
+  std::string name;   // "up forward"
+  std::string kind;   // gemm, attention or memory: what bounds it
+  std::string shape;  // for the reader
+  int64_t calls = 1;  // in one microbatch
+  double flops = 0;   // of one call; 0: not counted
   std::function<OpCall(Operands&)> make;
 };
 

@@ -27,7 +27,7 @@ struct CUstream_st final : emulator::Counted {
   bool destroyed = false;
   emulator::Ref<emulator::Graph> capture;  // what is being captured, or nothing
   bool capture_broken = false;
-  bool capture_relaxed = false;  // allocations may go on meanwhile
+  bool capture_relaxed = false;   // allocations may go on meanwhile
   const char* running = nullptr;  // the operation's name
   std::string waits_for;
 

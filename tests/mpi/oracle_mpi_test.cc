@@ -19,8 +19,8 @@ int run(MpiRuntime& mpi) {
   for (const std::string& name : golden::cases(mpi.size())) {
     const std::string file = "trireme-mpi-" + std::to_string(::getppid()) + ".safetensors";
     const std::string out = (std::filesystem::temp_directory_path() / file).string();
-    const golden::Run golden_run = golden::make_run(name, out, {"run.threads=1", std::string("run.device=") + (on_gpu() ? "cuda" : "cpu"),
-                                                             "parallel.backend=mpi"});
+    const golden::Run golden_run = golden::make_run(
+        name, out, {"run.threads=1", std::string("run.device=") + (on_gpu() ? "cuda" : "cpu"), "parallel.backend=mpi"});
     const int code = run_rank(golden_run.config, &mpi, [&](RankContext& rank) {
       EXPECT_EQ(rank.world_size(), mpi.size());
       probe(rank, golden_run.config, golden_run.options);

@@ -217,7 +217,8 @@ TEST_P(AttentionTest, MatchesTheReference) {
 
 TEST_P(AttentionTest, OddHeadDims) {
   for (const DType dtype : {DType::f32, DType::bf16}) {
-    for (const int64_t dim : {1, 3, 7, 31, 33, 80, 130, 192, 256}) check(dtype, make_problem(dtype, 1, 70, 2, 1, dim, dim % 2 == 0));
+    for (const int64_t dim : {1, 3, 7, 31, 33, 80, 130, 192, 256})
+      check(dtype, make_problem(dtype, 1, 70, 2, 1, dim, dim % 2 == 0));
   }
 }
 

@@ -91,7 +91,8 @@ void linear_backward_weight(Stream& stream, const Tensor& dy, const Tensor& x, T
                        .accumulate = accumulate,
                        .epilogue = Epilogue::row_sums,
                        .vector = sums};
-  if (can_be_fused && try_fused_gemm(stream, fused, product, [&] { column_sums(stream, dy, /*accumulate=*/false, sums); })) {
+  if (can_be_fused &&
+      try_fused_gemm(stream, fused, product, [&] { column_sums(stream, dy, /*accumulate=*/false, sums); })) {
     if (accumulate) cuda::accumulate(stream, sums, dbias, /*accumulate=*/true);
     return;
   }
