@@ -1,6 +1,6 @@
-// Which algorithms the matrix products of a run use on GPUs: timed once by rank 0 before the first step, the same on all
-// ranks, recorded in the run directory, and taken up again by a resume, so that its bits are those of a run that never
-// stopped.
+// Which algorithms the matrix products of a run use on GPUs: timed once, in a warm-up before the first step; the same on
+// all ranks; recorded in the run directory, and taken up again by a resume, so that its bits are those of a run that
+// never stopped.
 #pragma once
 
 #include "core/metrics/log.h"

@@ -30,8 +30,6 @@ class MicrobatchGraphs {
   void run(const HostMicrobatch& host, bool first, const Tensor& loss_sum, const Tensor& grad_scale,
            const std::function<void(const Microbatch&)>& work);
 
-  size_t num_graphs() const { return graphs_.size(); }
-
  private:
   struct Key {
     int64_t batch = 0;

@@ -34,7 +34,7 @@ struct StepNumbers {
   double loss = 0;                  // mean over the valid tokens of the global batch
   double grad_norm = 0;             // before clipping
   bool non_finite = false;          // loss or norm was NaN or Inf in this step or an earlier one; nothing was updated
-  bool stop_asked = false;          // some data rank asked to stop when the step began
+  bool stop_asked = false;          // some data rank's `ask_stop` said yes
   int64_t valid_tokens = 0;         // of the global batch
   double exposed_comm_seconds = 0;  // the step was blocked by communication
 };
@@ -49,8 +49,9 @@ class TrainStep {
   // Runs a microbatch of this shape twice, and an evaluation, without counting: what libraries choose and allocate at
   // the first call of a shape is then there. Weights and states stay; gradients are overwritten.
   void warm_up(int64_t batch, int64_t sequence, bool mask_documents);
-  // Forward and backward of all microbatches, gradient reduction; weights stay. What `ask_stop`
-  // says at the end reaches all data ranks with the numbers of this step. Collective over the data ranks. The host does not wait for the device.
+  // Forward and backward of all microbatches, gradient reduction; weights stay. `ask_stop` is called when the last
+  // microbatch is queued; what it says reaches all data ranks with the numbers of this step. Collective over the data
+  // ranks. The host does not wait for the device.
   void forward_backward(std::span<const HostMicrobatch> microbatches, const std::function<bool()>& ask_stop = nullptr);
   // The optimizer's update; `update` counts from 1. Queues the copy of the step's numbers to the host. The host does not
   // wait for the device.

@@ -195,6 +195,7 @@ StepMetrics Trainer::finish_step(double peak) {
   }
   stop_asked_ = stop_asked_ || numbers.stop_asked;
 
+  finished_steps_ = flight.step + 1;
   // A step that was queued behind another one began when that one ended.
   const Clock::time_point begin = std::max(flight.begin, last_finish_);
   last_finish_ = Clock::now();
@@ -253,7 +254,6 @@ void Trainer::train(const StopSignal& stop) {
     if (runs_ahead && !evaluation_due && !save_due && !stop_asked_ && !trace_ends) continue;
     StepMetrics metrics = finish_step(peak);
     if (evaluation_due) metrics.valid_loss = evaluate();
-    finished_steps_ = step + 1;
     if (save_due || stop_asked_) metrics.checkpoint_seconds = save(step + 1);
     if (trace_ends || stop_asked_ || last) finish_trace(profiler);
     last_finish_ = Clock::now();

@@ -13,7 +13,9 @@ static_assert(sizeof(std::atomic<uint32_t>) == sizeof(uint32_t) && std::atomic<u
 
 void Doorbell::ring() {
   value_.fetch_add(1, std::memory_order_seq_cst);
-  if (sleeping_.load(std::memory_order_seq_cst) != 0 && sleeping_.exchange(0, std::memory_order_seq_cst) != 0) {
+  // Only the sleeper clears the flag. A ringer that did, on its way to wake an earlier sleep, could hit the next one
+  // before it begins, and whoever rings then would believe that nobody sleeps.
+  if (sleeping_.load(std::memory_order_seq_cst) != 0) {
     ::syscall(SYS_futex, reinterpret_cast<uint32_t*>(&value_), FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
   }
 }
