@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "core/device/device.h"
-#include "parallel/bucket.h"
+#include "parallel/zero/bucket.h"
 
 namespace trireme {
 

@@ -8,7 +8,7 @@
 
 #include "core/device/device.h"
 #include "core/formats/safetensors.h"
-#include "parallel/bucket.h"
+#include "parallel/zero/bucket.h"
 #include "parallel/name_map.h"
 
 namespace trireme {

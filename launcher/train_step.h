@@ -12,7 +12,7 @@
 #include "models/transformer.h"
 #include "optim/optimizer.h"
 #include "parallel/comm/communicator.h"
-#include "parallel/gradient_reducer.h"
+#include "parallel/zero/gradient_reducer.h"
 #include "parallel/stage.h"
 
 namespace trireme {

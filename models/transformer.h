@@ -8,7 +8,7 @@
 
 #include "core/config/config.h"
 #include "models/loss_head.h"
-#include "parallel/bucket.h"
+#include "parallel/zero/bucket.h"
 #include "parallel/name_map.h"
 #include "parallel/unit.h"
 

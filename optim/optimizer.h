@@ -5,7 +5,7 @@
 
 #include "core/config/config.h"
 #include "core/ops/adamw.h"
-#include "parallel/bucket.h"
+#include "parallel/zero/bucket.h"
 
 namespace trireme {
 

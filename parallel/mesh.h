@@ -36,13 +36,24 @@ class AxisSet {
   constexpr bool contains(Axis axis) const { return (bits_ >> static_cast<unsigned>(axis)) & 1u; }
   constexpr void insert(Axis axis) { bits_ |= 1u << static_cast<unsigned>(axis); }
   constexpr bool empty() const { return bits_ == 0; }
-  constexpr bool operator==(const AxisSet&) const = default;
+  constexpr AxisSet operator|(AxisSet other) const {
+    AxisSet both;
+    both.bits_ = bits_ | other.bits_;
+    return both;
+  }
+  constexpr AxisSet without(AxisSet other) const {
+    AxisSet rest;
+    rest.bits_ = bits_ & ~other.bits_;
+    return rest;
+  }
+  constexpr auto operator<=>(const AxisSet&) const = default;
 
  private:
   unsigned bits_ = 0;
 };
 
 inline constexpr AxisSet kDataAxes{Axis::data_shard, Axis::data_replica};
+inline constexpr AxisSet kDenseAxes{Axis::tensor, Axis::context, Axis::data_shard, Axis::data_replica, Axis::pipeline};
 
 class Mesh {
  public:

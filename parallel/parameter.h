@@ -3,6 +3,9 @@
 // A `Parameter` is one unfused logical tensor, [out, in] where it is a matrix: what initial values, weight decay,
 // norms and checkpoints speak of. A `Weight` is the operand of an op: one parameter, or several that lie one after
 // another, such as q, k and v as one matrix [(H + 2·KV)·D, C]. Memory belongs to the `Bucket` that a weight lies in.
+//
+// A rank holds a part of each parameter: all of it, or its share of the dim that `placement` splits. Shapes of weights,
+// and of tensors in buckets, are those of the parts, with their padding.
 #pragma once
 
 #include <set>
@@ -10,6 +13,7 @@
 #include <vector>
 
 #include "core/tensor/tensor.h"
+#include "parallel/local_part.h"
 #include "parallel/placement.h"
 
 namespace trireme {
@@ -31,10 +35,17 @@ struct Parameter {
   Initializer init;
   Placement placement;           // of the value
   Placement gradient_placement;  // before reduction: partial over the data axes, at least
-  std::set<int> stages = {0};    // the pipeline stages that use it
+  std::set<int> chunks = {0};    // the pipeline chunks (stages of the model) that use it
 
-  Tensor value;     // compute dtype, a view into the bucket
-  Tensor gradient;  // f32 or bf16, likewise
+  // Splits along a dim give each rank a multiple of this many indices in memory; the last ones may be padding.
+  int64_t granule = 1;
+  LocalPart part;   // on this rank; all of it until `place`
+  Tensor value;     // of local_shape(), compute dtype, a view into the bucket
+  Tensor gradient;  // of local_shape(), f32 or bf16, likewise
+
+  // Derives `part` from `placement`. REQUIRES: at most one axis of degree > 1 splits.
+  void place(const Mesh& mesh);
+  Shape local_shape() const;
 
   bool decays() const { return role == Role::matrix || role == Role::embedding; }
 };
@@ -44,7 +55,7 @@ class Weight {
   Weight() = default;
   explicit Weight(Parameter parameter) { parts.push_back(std::move(parameter)); }
 
-  // The parts are joined along dim 0; all other dims agree.
+  // On this rank: the parts are joined along dim 0; all other dims agree.
   Shape shape() const;
   int64_t numel() const { return shape().numel(); }
   explicit operator bool() const { return !parts.empty(); }

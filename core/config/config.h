@@ -200,6 +200,9 @@ struct ParallelConfig {
   int64_t zero = 0;                    // 0-3; becomes 1 when the sharded optimizer is built
   int64_t zero_group = kZeroGroupAll;  // ranks that share shards: kZeroGroupAll, kZeroGroupNode or a count
   KeepGathered keep_gathered = KeepGathered::automatic;
+  int64_t prefetch = 1;                          // ZeRO 3: units gathered ahead of the one that runs
+  std::optional<int64_t> microbatch_group = {};  // interleaved: microbatches before the next chunk; nullopt: pipeline
+  int64_t overlap_tensor = 1;                    // chunks in which a layer's gather or scatter overlaps its product
   CommBackend backend = CommBackend::automatic;
   bool overlap_grad_reduce = true;
   bool overlap_param_gather = true;

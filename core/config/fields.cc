@@ -138,6 +138,16 @@ static void describe(FieldVisitor& v, ParallelConfig& c) {
            .words = {{"all", kZeroGroupAll}, {"node", kZeroGroupNode}}},
           &c.zero_group);
   v.field({.name = "keep_gathered", .doc = "ZeRO 3: how long gathered parameters stay"}, EnumRef(c.keep_gathered));
+  v.field({.name = "prefetch", .doc = "ZeRO 3: units whose parameters are gathered ahead", .min = 0}, &c.prefetch);
+  v.field({.name = "microbatch_group",
+           .doc = "interleaved: microbatches that pass a chunk before the next chunk's turn; auto: the pipeline degree",
+           .min = 1,
+           .none = "auto"},
+          &c.microbatch_group);
+  v.field({.name = "overlap_tensor",
+           .doc = "chunks in which gathers and scatters of tensor parallelism overlap the products; 1: none",
+           .min = 1},
+          &c.overlap_tensor);
   v.field({.name = "backend", .doc = "of communication between devices"}, EnumRef(c.backend));
   v.field({.name = "overlap_grad_reduce", .doc = "gradients are reduced during the backward pass"},
           &c.overlap_grad_reduce);

@@ -1,5 +1,5 @@
 // The flat memory of weights: where parameters lie, and what goes in and comes out in each dtype.
-#include "parallel/bucket.h"
+#include "parallel/zero/bucket.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "parallel/bucket.h"
+#include "parallel/zero/bucket.h"
 
 #include "core/device/thread_pool.h"
 #include "core/ops/elementwise.h"

@@ -7,7 +7,7 @@
 
 #include <vector>
 
-#include "parallel/bucket.h"
+#include "parallel/zero/bucket.h"
 #include "parallel/comm/communicator.h"
 #include "parallel/unit.h"
 

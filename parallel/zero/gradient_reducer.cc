@@ -1,4 +1,4 @@
-#include "parallel/gradient_reducer.h"
+#include "parallel/zero/gradient_reducer.h"
 
 #include <algorithm>
 
