@@ -9,59 +9,51 @@ namespace trireme {
 
 namespace {
 
-// What the data ranks add up in one message.
-enum Sum : int { kLossSum, kStop, kNumSums };
+// What the ranks add up in one message.
+enum Sum : int { kLossSum, kSquares, kStop, kNumSums };
 
-std::vector<RecomputeMode> recompute_modes(const Config& config, size_t num_units) {
-  std::vector<RecomputeMode> modes(num_units, RecomputeMode::none);
-  // The first unit is the embedding, the last the loss head: neither recomputes.
-  const size_t blocks = num_units - 2;
-  const size_t limit = config.recompute.layers ? static_cast<size_t>(*config.recompute.layers) : blocks;
-  for (size_t i = 0; i < std::min(blocks, limit); ++i) modes[i + 1] = config.recompute.mode;
+// Of each unit on this rank. `recompute.layers` counts the layers of the whole model.
+std::vector<RecomputeMode> recompute_modes(const Config& config, const Transformer& model) {
+  std::vector<RecomputeMode> modes(model.units().size(), RecomputeMode::none);
+  for (const ModelChunk& chunk : model.chunks()) {
+    for (int64_t i = 0; i < chunk.num_layers; ++i) {
+      const bool recomputes = !config.recompute.layers || chunk.first_layer + i < *config.recompute.layers;
+      if (recomputes) modes[chunk.first_block + static_cast<size_t>(i)] = config.recompute.mode;
+    }
+  }
   return modes;
 }
 
 }  // namespace
 
-Microbatch upload(Stream& stream, const HostMicrobatch& host, const Tensor& loss_sum, const Tensor& grad_scale) {
-  const auto to_device = [&](const int32_t* data) {
-    Tensor t = Tensor::empty(stream, {host.batch * host.sequence}, DType::i32);
-    ops::copy_from_host(stream, data, t);
-    return t;
-  };
-  Microbatch m;
-  m.batch = host.batch;
-  m.sequence = host.sequence;
-  m.tokens = to_device(host.tokens);
-  m.labels = to_device(host.labels);
-  m.positions = to_device(host.positions);
-  if (host.document_start != nullptr) m.document_start = to_device(host.document_start);
-  m.grad_scale = grad_scale;
-  m.with_gradients = grad_scale.defined();
-  m.loss_sum = loss_sum;
-  return m;
-}
-
-TrainStep::TrainStep(Stream& stream, Communicator& data, Transformer& model, const Config& config)
+TrainStep::TrainStep(Stream& stream, const Groups& groups, Transformer& model, const Config& config)
     : stream_(stream),
-      data_(data),
+      groups_(groups),
       model_(model),
-      stage_(model.units(), recompute_modes(config, model.units().size())),
-      reducer_(model.units(), model.buckets(), data, config.parallel.overlap_grad_reduce),
+      parallel_(config.parallel),
+      sharded_(model.units(), model.buckets(), groups, sharding_options(config.parallel)),
+      work_(model, recompute_modes(config, model), sharded_),
+      executor_(groups),
       optimizer_(stream, config.optimizer, static_cast<uint64_t>(config.run.seed), model.buckets()) {
   sums_ = Tensor::empty(stream, {kNumSums}, DType::f64, MemoryTag::workspace);
   loss_sum_ = sums_.slice(kLossSum, kLossSum + 1);
   valid_ = Tensor::empty(stream, {1}, DType::i64, MemoryTag::workspace);
   grad_scale_ = Tensor::empty(stream, {1}, DType::f32, MemoryTag::workspace);
-  if (stream.records_graphs() && config.run.cuda_graphs != GraphUse::never) {
+  // What communicates can't be recorded.
+  const Mesh& mesh = groups.mesh();
+  const bool communicates = mesh.degree(Axis::tensor) > 1 || mesh.degree(Axis::pipeline) > 1 || parallel_.zero > 1;
+  const bool one_chunk = model.chunks().size() == 1;
+  if (stream.records_graphs() && config.run.cuda_graphs != GraphUse::never && !communicates && one_chunk) {
     graphs_ = std::make_unique<MicrobatchGraphs>(stream, model.buckets(), config.run.cuda_graphs);
   }
 }
 
 TrainStep::~TrainStep() = default;
 
-void TrainStep::reduce(const Tensor& tensor) {
-  if (data_.size() > 1) data_.all_reduce(tensor, ReduceOp::sum, stream_)->wait(stream_);
+// Every rank of a tensor group has the same losses.
+void TrainStep::reduce_sums() {
+  if (groups_.mesh().coordinate(Axis::tensor) != 0) ops::fill(stream_, loss_sum_, 0);
+  if (groups_.world().size() > 1) groups_.world().all_reduce(sums_, ReduceOp::sum, stream_)->wait(stream_);
 }
 
 void TrainStep::count_valid(std::span<const HostMicrobatch> microbatches) {
@@ -70,25 +62,40 @@ void TrainStep::count_valid(std::span<const HostMicrobatch> microbatches) {
     for (int64_t i = 0; i < m.batch * m.sequence; ++i) count += m.labels[i] != ops::kIgnoredLabel;
   }
   ops::copy_from_host(stream_, &count, valid_);
-  reduce(valid_);
+  Communicator& data = groups_.of(kDataAxes);
+  if (data.size() > 1) data.all_reduce(valid_, ReduceOp::sum, stream_)->wait(stream_);
 }
 
-void TrainStep::run_microbatch(const HostMicrobatch& host, bool first, bool last) {
-  const TraceRange range(stream_, "microbatch");
-  const auto run = [&](const Microbatch& microbatch, bool hand_over) {
-    StageStash stash;
-    stage_.forward(stream_, microbatch, {}, stash);
-    stage_.backward(stream_, microbatch, {}, stash, [&](size_t unit) {
-      if (hand_over) reducer_.unit_finished(unit, stream_);
-    });
-  };
-  // The last microbatch hands its gradients to communication while it runs; a graph can't.
+const Schedule& TrainStep::schedule(int64_t num_microbatches, bool forward_only) {
+  const auto key = std::pair(num_microbatches, forward_only);
+  auto found = schedules_.find(key);
+  if (found == schedules_.end()) {
+    found = schedules_.emplace(key, make_schedule(parallel_, static_cast<int>(num_microbatches), forward_only)).first;
+  }
+  return found->second;
+}
+
+void TrainStep::run_schedule(std::span<const HostMicrobatch> microbatches, const Tensor& grad_scale) {
+  work_.begin(microbatches, loss_sum_, grad_scale);
+  executor_.run(stream_, schedule(std::ssize(microbatches), !grad_scale.defined()), work_);
+}
+
+bool TrainStep::takes_graph(const HostMicrobatch& host) const {
   const bool traced = stream_.tracer() != nullptr && stream_.tracer()->keeping();
-  if (graphs_ && !traced && !(last && data_.size() > 1) && graphs_->take(host)) {
-    graphs_->run(host, first, loss_sum_, grad_scale_, [&](const Microbatch& m) { run(m, /*hand_over=*/false); });
-    if (last) reducer_.all_units_finished(stream_);
-  } else {
-    run(upload(stream_, host, loss_sum_, grad_scale_), /*hand_over=*/last);
+  return graphs_ && !traced && graphs_->take(host);
+}
+
+// The last microbatch hands its gradients to communication while it runs, which a graph can't.
+void TrainStep::run_graphs(std::span<const HostMicrobatch> microbatches) {
+  const bool reduces = groups_.of(kDataAxes).size() > 1;
+  for (size_t i = 0; i < microbatches.size(); ++i) {
+    if (reduces && i + 1 == microbatches.size()) {
+      run_schedule(microbatches.subspan(i), grad_scale_);
+    } else {
+      graphs_->run(microbatches[i], /*first=*/i == 0, loss_sum_, grad_scale_,
+                   [&](const Microbatch& microbatch) { work_.run(stream_, microbatch); });
+      sharded_.microbatch_finished_elsewhere(stream_);
+    }
   }
 }
 
@@ -96,16 +103,12 @@ void TrainStep::warm_up(int64_t batch, int64_t sequence, bool mask_documents) {
   const std::vector<int32_t> zeros(static_cast<size_t>(batch * sequence), 0);
   const int32_t* data = zeros.data();
   const HostMicrobatch host{batch, sequence, data, data, data, mask_documents ? data : nullptr};
-  reducer_.begin_step();
+  const std::vector<HostMicrobatch> both(2, host);  // the second one adds to the gradients of the first
   ops::fill(stream_, grad_scale_, 0);
-  for (int i = 0; i < 2; ++i) {  // the second one adds to the gradients of the first
-    const Microbatch microbatch = upload(stream_, host, loss_sum_, grad_scale_);
-    StageStash stash;
-    stage_.forward(stream_, microbatch, {}, stash);
-    stage_.backward(stream_, microbatch, {}, stash, [](size_t) {});
-  }
-  StageStash stash;
-  stage_.forward(stream_, upload(stream_, host, loss_sum_, /*grad_scale=*/{}), {}, stash);
+  sharded_.begin_step(stream_, std::ssize(both));
+  run_schedule(both, grad_scale_);
+  sharded_.finish(stream_);
+  run_schedule(std::span(both).first(1), /*grad_scale=*/{});
   stream_.synchronize();
 }
 
@@ -114,22 +117,27 @@ void TrainStep::forward_backward(std::span<const HostMicrobatch> microbatches, c
   count_valid(microbatches);
   ops::inverse_count(stream_, valid_, grad_scale_);
   ops::fill(stream_, sums_, 0);
-  reducer_.begin_step();
-  for (size_t i = 0; i < microbatches.size(); ++i) {
-    run_microbatch(microbatches[i], /*first=*/i == 0, /*last=*/i + 1 == microbatches.size());
+  sharded_.begin_step(stream_, std::ssize(microbatches));
+  if (takes_graph(microbatches.front())) {
+    run_graphs(microbatches);
+  } else {
+    run_schedule(microbatches, grad_scale_);
   }
-  exposed_ = reducer_.finish(stream_);
+  exposed_ = sharded_.finish(stream_);
   if (ask_stop && ask_stop()) {
     Tensor stop = sums_.slice(kStop, kStop + 1);
     ops::fill(stream_, stop, 1);
   }
-  reduce(sums_);
 }
 
 void TrainStep::update(double learning_rate, int64_t update) {
   {
     const TraceRange range(stream_, "optimizer");
-    optimizer_.update(stream_, learning_rate, update, loss_sum_);
+    Tensor squares = sums_.slice(kSquares, kSquares + 1);
+    sharded_.sum_squares(stream_, squares);
+    reduce_sums();
+    optimizer_.update(stream_, learning_rate, update, loss_sum_, squares);
+    sharded_.after_update(stream_);
   }
   readbacks_.push_back(start_readback());
 }
@@ -169,18 +177,28 @@ StepNumbers TrainStep::take_numbers() {
 double TrainStep::evaluate(std::span<const HostMicrobatch> microbatches) {
   count_valid(microbatches);
   ops::fill(stream_, sums_, 0);
-  for (const HostMicrobatch& host : microbatches) {
-    const Microbatch microbatch = upload(stream_, host, loss_sum_, /*grad_scale=*/{});
-    StageStash stash;
-    stage_.forward(stream_, microbatch, {}, stash);
-  }
-  reduce(sums_);
+  run_schedule(microbatches, /*grad_scale=*/{});
+  reduce_sums();
   double loss_sum = 0;
   int64_t valid = 0;
   ops::copy_to_host(stream_, loss_sum_, &loss_sum);
   ops::copy_to_host(stream_, valid_, &valid);
   stream_.synchronize();
   return valid > 0 ? loss_sum / static_cast<double>(valid) : 0.0;
+}
+
+std::vector<Tensor> TrainStep::logits(std::span<const HostMicrobatch> microbatches) {
+  std::vector<Tensor> kept;
+  if (model_.head() != nullptr) {
+    for (const HostMicrobatch& m : microbatches) {
+      kept.push_back(Tensor::empty(stream_, {m.batch * m.sequence, model_.head()->num_rows()}, DType::f32));
+    }
+  }
+  work_.keep_logits(kept);
+  ops::fill(stream_, sums_, 0);
+  run_schedule(microbatches, /*grad_scale=*/{});
+  work_.keep_logits({});
+  return kept;
 }
 
 namespace {
@@ -199,12 +217,12 @@ Tensor forward_hidden(Stream& stream, const Transformer& model, const HostMicrob
 }  // namespace
 
 Tensor forward_logits(Stream& stream, const Transformer& model, const HostMicrobatch& host) {
-  return model.head().logits(stream, forward_hidden(stream, model, host));
+  return model.head()->logits(stream, forward_hidden(stream, model, host));
 }
 
 std::vector<float> last_logits(Stream& stream, const Transformer& model, const HostMicrobatch& host) {
   const Tensor hidden = forward_hidden(stream, model, host);
-  const Tensor logits = model.head().logits(stream, hidden.slice(hidden.dim(0) - 1, hidden.dim(0)));
+  const Tensor logits = model.head()->logits(stream, hidden.slice(hidden.dim(0) - 1, hidden.dim(0)));
   std::vector<float> values(static_cast<size_t>(logits.numel()));
   ops::copy_to_host(stream, logits, values.data());
   stream.synchronize();

@@ -1,44 +1,29 @@
 #include "models/transformer.h"
 
-#include "models/block.h"
-#include "models/embedding.h"
-#include "models/parameter_names.h"
+#include "models/model_units.h"
 #include "models/rotary_table.h"
 
 namespace trireme {
 
-Transformer::Transformer(Stream& stream, const ModelConfig& config, const Options& options) : config_(config) {
-  const ModelFamily family = config.family;
-  const double std = config.initializer_range;
-  embedding_ = Weight(make_embedding(ParameterNames::embedding(family), config.vocab_size, config.hidden_size, std));
-  const bool learned_positions = config.rope.type == RopeType::none;
-  if (learned_positions) {
-    positions_ =
-        Weight(make_embedding(ParameterNames::positions(family), config.max_positions, config.hidden_size, std));
-  }
-  units_.push_back(std::make_unique<EmbeddingUnit>(&embedding_, learned_positions ? &positions_ : nullptr));
-  const Tensor rotary = make_rotary_table(stream, config, options.max_sequence);
-  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
-    units_.push_back(std::make_unique<TransformerBlock>(config, layer, rotary));
-  }
-  if (!config.tie_embeddings) {
-    head_table_ = Weight(make_matrix(ParameterNames::head(family), config.vocab_size, config.hidden_size, std));
-  }
-  auto head = std::make_unique<LossHead>(make_norm(ParameterNames::final_norm(family), config.hidden_size, config),
-                                         config.tie_embeddings ? &embedding_ : &head_table_);
-  head_ = head.get();
-  units_.push_back(std::move(head));
-
-  // One bucket for each unit; the embedding, which may be tied, in one of its own.
-  add_bucket(stream, options, "embedding", {&embedding_});
-  if (learned_positions) add_bucket(stream, options, "positions", {&positions_});
-  for (const auto& unit : units_) {
-    if (unit.get() == units_.front().get()) continue;
-    std::vector<Weight*> weights = unit->weights();
-    std::erase(weights, &embedding_);
-    add_bucket(stream, options, unit->name(), weights);
+Transformer::Transformer(Stream& stream, const ModelConfig& config, const Options& options, const ModelPlace& place)
+    : config_(config),
+      place_(place),
+      units_(std::make_unique<ModelUnits>(config, place, make_rotary_table(stream, config, options.max_sequence))) {
+  // One bucket for each unit; tables in buckets of their own, since the embedding's may be tied.
+  for (const auto& unit : units_->units) {
+    std::vector<Weight*> rest;
+    for (Weight* weight : unit->weights()) {
+      if (weight != &units_->embedding && weight != &units_->positions) rest.push_back(weight);
+    }
+    if (unit.get() == units_->embedding_unit) {
+      add_bucket(stream, options, "embedding", {&units_->embedding});
+      if (units_->positions) add_bucket(stream, options, "positions", {&units_->positions});
+    }
+    if (!rest.empty()) add_bucket(stream, options, unit->name(), rest);
   }
 }
+
+Transformer::~Transformer() = default;
 
 void Transformer::add_bucket(Stream& stream, const Options& options, std::string name, std::vector<Weight*> weights) {
   Bucket::Options bucket_options;
@@ -59,20 +44,18 @@ void Transformer::initialize(Stream& stream, uint64_t seed) {
 
 std::vector<Unit*> Transformer::units() const {
   std::vector<Unit*> list;
-  for (const auto& unit : units_) list.push_back(unit.get());
+  for (const auto& unit : units_->units) list.push_back(unit.get());
   return list;
 }
+
+const std::vector<ModelChunk>& Transformer::chunks() const { return units_->chunks; }
+
+LossHead* Transformer::head() const { return units_->head; }
 
 std::vector<Bucket*> Transformer::buckets() const {
   std::vector<Bucket*> list;
   for (const auto& bucket : buckets_) list.push_back(bucket.get());
   return list;
-}
-
-int64_t Transformer::num_parameters() const {
-  int64_t n = 0;
-  for (const ParameterRef& entry : parameters_) n += entry.parameter->shape.numel();
-  return n;
 }
 
 }  // namespace trireme

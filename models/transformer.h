@@ -8,11 +8,33 @@
 
 #include "core/config/config.h"
 #include "models/loss_head.h"
-#include "parallel/zero/bucket.h"
 #include "parallel/name_map.h"
+#include "parallel/tensor_group.h"
 #include "parallel/unit.h"
+#include "parallel/zero/bucket.h"
 
 namespace trireme {
+
+// What of the model one rank holds. Chunk i of the model is `layers_of_chunk[i]` consecutive layers; the first chunk begins
+// with the embedding, the last one ends with the loss head.
+struct ModelPlace {
+  Mesh mesh = Mesh({}, 0);
+  TensorGroup tensor = {};
+  std::vector<int64_t> layers_of_chunk = {};  // none: one chunk of all layers
+  std::vector<int> chunks = {0};              // on this rank, ascending
+};
+
+// A chunk on this rank: some units of Transformer::units().
+struct ModelChunk {
+  int chunk = 0;
+  size_t first_unit = 0;
+  size_t num_units = 0;
+  size_t first_block = 0;   // the first unit that is a layer
+  int64_t first_layer = 0;  // of the model
+  int64_t num_layers = 0;
+};
+
+struct ModelUnits;
 
 class Transformer {
  public:
@@ -26,30 +48,33 @@ class Transformer {
   };
 
   // Allocates everything; weights are zero until `initialize`. REQUIRES: the configuration was checked.
-  Transformer(Stream& stream, const ModelConfig& config, const Options& options);
+  Transformer(Stream& stream, const ModelConfig& config, const Options& options, const ModelPlace& place = {});
+  ~Transformer();
 
   void initialize(Stream& stream, uint64_t seed);
 
   const ModelConfig& config() const { return config_; }
+  const ModelPlace& place() const { return place_; }
+  // Of this rank, chunk by chunk.
   std::vector<Unit*> units() const;
+  const std::vector<ModelChunk>& chunks() const;
   std::vector<Bucket*> buckets() const;
-  LossHead& head() const { return *head_; }
-  // Every parameter once, with its bucket, in the order of the units.
+  LossHead* head() const;  // nullptr on ranks without the last chunk
+  // Every parameter on this rank once, with its bucket, in the order of the units.
   const std::vector<ParameterRef>& parameters() const { return parameters_; }
-  int64_t num_parameters() const;  // tied ones once, without padding
 
  private:
   void add_bucket(Stream& stream, const Options& options, std::string name, std::vector<Weight*> weights);
 
   ModelConfig config_;
-  Weight embedding_;
-  Weight positions_;
-  Weight head_table_;  // untied only
-  std::vector<std::unique_ptr<Unit>> units_;
-  LossHead* head_ = nullptr;
+  ModelPlace place_;
+  std::unique_ptr<ModelUnits> units_;
   std::vector<std::unique_ptr<Bucket>> buckets_;
   std::vector<ParameterRef> parameters_;
 };
+
+// The parameters of the whole model, each once, in the order of the units: what a checkpoint holds. Without memory.
+std::vector<Parameter> model_parameters(const ModelConfig& config);
 
 // How the parameters of `config` stand in its family's Hugging Face checkpoints.
 NameMap hugging_face_names(const ModelConfig& config);
