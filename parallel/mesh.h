@@ -68,7 +68,7 @@ class Mesh {
   };
 
   // REQUIRES: all degrees >= 1 and 0 <= rank < their product (expert degrees fold and don't count);
-  // expert_tensor·expert divides tensor·context·data. User input is checked by `resolve_mesh`.
+  // expert_tensor·expert divides tensor·context·data. User input is checked by `resolve`.
   Mesh(const Degrees& degrees, int64_t rank);
 
   int64_t rank() const { return rank_; }
