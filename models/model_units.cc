@@ -65,19 +65,14 @@ void ModelUnits::add_embedding(const ModelConfig& config, const ModelPlace& plac
 }
 
 void ModelUnits::add_head(const ModelConfig& config, const ModelPlace& place) {
-  Weight* table = &embedding;
-  if (!config.tie_embeddings) {
-    head_table = Weight(column_parallel(make_matrix(ParameterNames::head(config.family), config.vocab_size,
-                                                    config.hidden_size, config.initializer_range),
-                                        kTensorGranule));
-    table = &head_table;
-  } else if (embedding_unit == nullptr) {
-    head_table = make_table(config, place);
-    table = &head_table;
-  }
+  head_table = config.tie_embeddings
+                   ? make_table(config, place)
+                   : Weight(column_parallel(make_matrix(ParameterNames::head(config.family), config.vocab_size,
+                                                        config.hidden_size, config.initializer_range),
+                                            kTensorGranule));
   NormLayer norm =
       make_norm(ParameterNames::final_norm(config.family), config.hidden_size, config, place.tensor.sequence());
-  auto unit = std::make_unique<LossHead>(std::move(norm), table, place.tensor);
+  auto unit = std::make_unique<LossHead>(std::move(norm), &head_table, place.tensor);
   head = unit.get();
   units.push_back(std::move(unit));
 }

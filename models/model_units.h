@@ -17,7 +17,7 @@ struct ModelUnits {
 
   Weight embedding;
   Weight positions;   // GPT-2 only
-  Weight head_table;  // untied, or tied to an embedding on another rank
+  Weight head_table;  // where it is tied, a second use of the embedding, with gradients of its own
   std::vector<std::unique_ptr<Unit>> units;
   std::vector<ModelChunk> chunks;
   const Unit* embedding_unit = nullptr;
