@@ -61,8 +61,11 @@ void sum(Stream&, const Tensor&, Tensor&, bool) { absent(); }
 void sum_squares(Stream&, const Tensor&, Tensor&, bool) { absent(); }
 void copy_to_host(Stream&, const Tensor&, void*) { absent(); }
 void copy_from_host(Stream&, const void*, Tensor&) { absent(); }
-void embedding_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, Tensor&) { absent(); }
-void embedding_backward(Stream&, const Tensor&, const Tensor&, Tensor&, bool) { absent(); }
+void embedding_forward(Stream&, const Tensor&, const Tensor&, const ops::VocabularyPart&, const Tensor&, const Tensor&,
+                       Tensor&) {
+  absent();
+}
+void embedding_backward(Stream&, const Tensor&, const ops::VocabularyPart&, const Tensor&, Tensor&, bool) { absent(); }
 void linear_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, Tensor&) { absent(); }
 void linear_add_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, Tensor&) { absent(); }
 void linear_backward_input(Stream&, const Tensor&, const Tensor&, Tensor&, bool) { absent(); }

@@ -16,7 +16,7 @@ std::vector<Weight*> EmbeddingUnit::weights() {
 
 Tensor EmbeddingUnit::forward(Stream& stream, const Microbatch& microbatch, const Tensor&, Stash&) {
   Tensor y = Tensor::empty(stream, {microbatch.num_tokens(), table_->value.dim(1)}, table_->value.dtype());
-  ops::embedding_forward(stream, microbatch.tokens, table_->value, microbatch.positions,
+  ops::embedding_forward(stream, microbatch.tokens, table_->value, {0, table_->value.dim(0)}, microbatch.positions,
                          positions_ != nullptr ? positions_->value : Tensor{}, y);
   return y;
 }
@@ -28,9 +28,11 @@ Tensor EmbeddingUnit::backward_input(Stream&, const Microbatch&, const Tensor& d
 
 void EmbeddingUnit::backward_weight(Stream& stream, const Microbatch& microbatch, Stash& stash) {
   const Tensor dy = stash.take(kGradOutput);
-  ops::embedding_backward(stream, microbatch.tokens, dy, table_->gradient, table_->accumulate_gradient());
+  ops::embedding_backward(stream, microbatch.tokens, {0, table_->value.dim(0)}, dy, table_->gradient,
+                          table_->accumulate_gradient());
   if (positions_ != nullptr) {
-    ops::embedding_backward(stream, microbatch.positions, dy, positions_->gradient, positions_->accumulate_gradient());
+    ops::embedding_backward(stream, microbatch.positions, {0, positions_->value.dim(0)}, dy, positions_->gradient,
+                            positions_->accumulate_gradient());
   }
 }
 
