@@ -49,7 +49,11 @@ void attention_backward(Stream&, const ops::AttentionShape&, const Tensor&, cons
   absent();
 }
 void describe_attention(Stream&, const ops::AttentionShape&, DType, bool, std::string&) { absent(); }
-void cross_entropy(Stream&, const Tensor&, const Tensor&, const Tensor&, Tensor&, Tensor&) { absent(); }
+void cross_entropy(Stream&, const Tensor&, const Tensor&, const ops::VocabularyPart&, const Tensor&, const Tensor&,
+                   Tensor&, Tensor&) {
+  absent();
+}
+void cross_entropy_stats(Stream&, const Tensor&, const Tensor&, const ops::VocabularyPart&, Tensor&) { absent(); }
 void inverse_count(Stream&, const Tensor&, Tensor&) { absent(); }
 void fill(Stream&, Tensor&, double) { absent(); }
 void copy(Stream&, const Tensor&, Tensor&) { absent(); }

@@ -57,8 +57,8 @@ Tensor LossHead::forward(Stream& stream, const Microbatch& microbatch, const Ten
           x.dtype() == cut.dtype ? logits : Tensor::empty(stream, logits.shape(), x.dtype(), MemoryTag::workspace);
     }
     Tensor chunk_losses = losses.slice(begin, end);
-    ops::cross_entropy(stream, logits, microbatch.labels.slice(begin, end), microbatch.grad_scale, chunk_losses,
-                       dlogits);
+    ops::cross_entropy(stream, logits, microbatch.labels.slice(begin, end), {0, vocab}, {}, microbatch.grad_scale,
+                       chunk_losses, dlogits);
     if (!gradients) continue;
     Tensor no_bias;
     ops::linear_backward_weight(stream, dlogits, x_chunk, table_->gradient, no_bias, table_->accumulate_gradient());

@@ -371,7 +371,9 @@ class ModelCases {
           const Tensor scale = o.read({1}, DType::f32);
           Tensor losses = o.write({chunk}, DType::f32);
           Tensor dlogits = o.write({chunk, vocab}, compute_);
-          return [=](Stream& s) mutable { ops::cross_entropy(s, logits, labels, scale, losses, dlogits); };
+          return [=](Stream& s) mutable {
+            ops::cross_entropy(s, logits, labels, {0, logits.dim(1)}, {}, scale, losses, dlogits);
+          };
         });
     add("head weight gradient", "gemm", shape, chunks, flops, [=, this](Operands& o) -> OpCall {
       const Tensor dy = o.read({chunk, vocab}, compute_, 1e-3);
