@@ -1,5 +1,6 @@
 #include "launcher/rank_model.h"
 
+#include "launcher/configured_schedule.h"
 #include "launcher/precision.h"
 #include "parallel/resolve.h"
 
@@ -20,7 +21,8 @@ ModelPlace model_place(const Config& config, const Mesh& mesh, const TensorGroup
   place.mesh = mesh;
   place.tensor = tensor;
   place.layers_of_chunk = resolve_stages(config);
-  place.chunks = chunks_of_rank(config.parallel, static_cast<int>(mesh.coordinate(Axis::pipeline)));
+  place.chunks = configured_schedule(config.parallel, /*num_microbatches=*/1, /*forward_only=*/true)
+                     .chunks_of(static_cast<int>(mesh.coordinate(Axis::pipeline)));
   return place;
 }
 

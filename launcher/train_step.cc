@@ -1,8 +1,11 @@
 #include "launcher/train_step.h"
 
+#include <algorithm>
+
 #include "core/ops/cross_entropy.h"
 #include "core/ops/elementwise.h"
 #include "core/trace/tracer.h"
+#include "launcher/configured_schedule.h"
 #include "launcher/microbatch_graphs.h"
 
 namespace trireme {
@@ -11,6 +14,21 @@ namespace {
 
 // What the ranks add up in one message.
 enum Sum : int { kLossSum, kSquares, kStop, kNumSums };
+
+// From the first computation's begin to the last one's end, what was no computation.
+double bubble_seconds(const ProgramTimes& program) {
+  const std::vector<TimedAction> times = program.read();
+  if (times.empty()) return 0;
+  double work = 0;
+  double begin = times.front().begin;
+  double end = times.front().end;
+  for (const TimedAction& action : times) {
+    work += action.end - action.begin;
+    begin = std::min(begin, action.begin);
+    end = std::max(end, action.end);
+  }
+  return std::max(0.0, end - begin - work);
+}
 
 // Of each unit on this rank. `recompute.layers` counts the layers of the whole model.
 std::vector<RecomputeMode> recompute_modes(const Config& config, const Transformer& model) {
@@ -33,7 +51,6 @@ TrainStep::TrainStep(Stream& stream, const Groups& groups, Transformer& model, c
       parallel_(config.parallel),
       sharded_(model.units(), model.buckets(), groups, sharding_options(config.parallel)),
       work_(model, recompute_modes(config, model), sharded_),
-      executor_(groups),
       optimizer_(stream, config.optimizer, static_cast<uint64_t>(config.run.seed), model.buckets()) {
   sums_ = Tensor::empty(stream, {kNumSums}, DType::f64, MemoryTag::workspace);
   loss_sum_ = sums_.slice(kLossSum, kLossSum + 1);
@@ -70,14 +87,18 @@ const Schedule& TrainStep::schedule(int64_t num_microbatches, bool forward_only)
   const auto key = std::pair(num_microbatches, forward_only);
   auto found = schedules_.find(key);
   if (found == schedules_.end()) {
-    found = schedules_.emplace(key, make_schedule(parallel_, static_cast<int>(num_microbatches), forward_only)).first;
+    found = schedules_.emplace(key, configured_schedule(parallel_, num_microbatches, forward_only)).first;
   }
   return found->second;
 }
 
 void TrainStep::run_schedule(std::span<const HostMicrobatch> microbatches, const Tensor& grad_scale) {
   work_.begin(microbatches, loss_sum_, grad_scale);
-  executor_.run(stream_, schedule(std::ssize(microbatches), !grad_scale.defined()), work_);
+  const PipelineChannels channels{[&](int rank) -> Communicator& { return groups_.channel_to(rank); },
+                                  [&](int rank) -> Communicator& { return groups_.channel_from(rank); }};
+  run_program(schedule(std::ssize(microbatches), !grad_scale.defined()),
+              static_cast<int>(groups_.mesh().coordinate(Axis::pipeline)), work_, channels, stream_,
+              program_times_.get());
 }
 
 bool TrainStep::takes_graph(const HostMicrobatch& host) const {
@@ -121,6 +142,7 @@ void TrainStep::forward_backward(std::span<const HostMicrobatch> microbatches, c
   if (takes_graph(microbatches.front())) {
     run_graphs(microbatches);
   } else {
+    if (groups_.mesh().degree(Axis::pipeline) > 1) program_times_ = std::make_unique<ProgramTimes>();
     run_schedule(microbatches, grad_scale_);
   }
   exposed_ = sharded_.finish(stream_);
@@ -155,6 +177,7 @@ TrainStep::Readback TrainStep::start_readback() {
   r.non_finite = to_host(optimizer_.scalars().non_finite);
   r.copied = stream_.record();
   r.exposed = std::move(exposed_);
+  r.program = std::move(program_times_);
   return r;
 }
 
@@ -171,6 +194,7 @@ StepNumbers TrainStep::take_numbers() {
   n.grad_norm = *r.grad_norm.data<float>();
   n.non_finite = *r.non_finite.data<int32_t>() != 0;
   n.exposed_comm_seconds = r.exposed.seconds();
+  n.bubble_seconds = r.program ? bubble_seconds(*r.program) : 0.0;
   return n;
 }
 

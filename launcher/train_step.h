@@ -17,6 +17,7 @@
 #include "optim/optimizer.h"
 #include "parallel/groups.h"
 #include "parallel/pipeline/executor.h"
+#include "parallel/pipeline/schedule.h"
 #include "parallel/zero/sharded_units.h"
 
 namespace trireme {
@@ -69,7 +70,8 @@ class TrainStep {
     Tensor grad_norm;   // f32 [1]
     Tensor non_finite;  // i32 [1]
     std::unique_ptr<Event> copied;
-    Interval exposed;
+    ExposedTime exposed;
+    std::unique_ptr<ProgramTimes> program;  // where there are several stages
   };
 
   // Runs the configured schedule over these microbatches.
@@ -87,7 +89,6 @@ class TrainStep {
   ParallelConfig parallel_;
   ShardedUnits sharded_;
   ModelWork work_;
-  PipelineExecutor executor_;
   std::map<std::pair<int64_t, bool>, Schedule> schedules_;  // by microbatches and forward_only
   std::unique_ptr<MicrobatchGraphs> graphs_;                // none where microbatches run as they come
   Optimizer optimizer_;
@@ -96,7 +97,8 @@ class TrainStep {
   Tensor loss_sum_;    // f64 [1], a part of `sums_`
   Tensor valid_;       // i64 [1]: labels that count
   Tensor grad_scale_;  // f32 [1]: 1 / valid
-  Interval exposed_;   // communication that compute waited for
+  ExposedTime exposed_;  // communication that compute waited for
+  std::unique_ptr<ProgramTimes> program_times_;
   std::deque<Readback> readbacks_;
 };
 

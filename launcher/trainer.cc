@@ -205,6 +205,7 @@ StepMetrics Trainer::finish_step(double peak) {
   metrics.grad_norm = numbers.grad_norm;
   metrics.step_seconds = std::chrono::duration<double>(last_finish_ - begin).count();
   metrics.exposed_comm_seconds = numbers.exposed_comm_seconds;
+  metrics.bubble_seconds = numbers.bubble_seconds;
   metrics.data_wait_seconds = flight.data_wait_seconds;
   metrics.memory_bytes = rank_.allocator().stats().peak_live_bytes;
   const double step_tokens = static_cast<double>(batches_->batch(flight.step) * config_.data.sequence_length);
