@@ -11,9 +11,8 @@ Schedule configured_schedule(const ParallelConfig& config, int64_t num_microbatc
   const bool one_chunk = config.pipeline == 1 && virtual_stages == 1;
   const bool plain_interleaved = config.schedule == PipelineSchedule::interleaved && virtual_stages == 1;
   const PipelineSchedule kind = one_chunk || plain_interleaved ? PipelineSchedule::one_f_one_b : config.schedule;
-  const std::optional<int64_t> group = config.microbatch_group;
   return make_schedule(kind, static_cast<int>(config.pipeline), virtual_stages, static_cast<int>(num_microbatches),
-                       group ? std::optional<int>(static_cast<int>(*group)) : std::nullopt, forward_only);
+                       config.microbatch_group, forward_only);
 }
 
 }  // namespace trireme

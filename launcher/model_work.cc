@@ -10,9 +10,9 @@ ModelWork::ModelWork(const Transformer& model, const std::vector<RecomputeMode>&
   for (const ModelChunk& chunk : model.chunks()) {
     const auto first = static_cast<std::ptrdiff_t>(chunk.first_unit);
     const auto end = first + static_cast<std::ptrdiff_t>(chunk.num_units);
-    runners_.emplace(chunk.chunk, StageRunner({units.begin() + first, units.begin() + end},
-                                              {recompute.begin() + first, recompute.begin() + end}, hooks,
-                                              chunk.first_unit));
+    runners_.emplace(chunk.chunk,
+                     StageRunner({units.begin() + first, units.begin() + end},
+                                 {recompute.begin() + first, recompute.begin() + end}, hooks, chunk.first_unit));
   }
 }
 
@@ -68,8 +68,7 @@ Tensor ModelWork::forward(Stream& stream, int chunk, int microbatch, const Tenso
 }
 
 Tensor ModelWork::backward(Stream& stream, int chunk, int microbatch, const Tensor& dy) {
-  const Tensor dx =
-      runner(chunk).backward(stream, on_device(stream, microbatch), dy, stashes_.at({chunk, microbatch}));
+  const Tensor dx = runner(chunk).backward(stream, on_device(stream, microbatch), dy, stashes_.at({chunk, microbatch}));
   finished(chunk, microbatch);
   return dx;
 }

@@ -32,7 +32,7 @@ class RankContext {
   Stream& host_stream() { return *host_stream_; }  // of the CPU, for what the ranks' hosts tell each other
   Allocator& allocator() { return *allocator_; }
   ThreadPool& pool() { return *pool_; }
-  Communicator& world() { return world_; }  // host memory
+  Communicator& world() { return world_; }           // host memory
   const Groups& groups() const { return *groups_; }  // the device's memory
   TensorGroup tensor_group() const { return tensor_; }
   FlightRecorder& recorder() { return world_.recorder(); }

@@ -7,6 +7,7 @@
 #include "core/trace/tracer.h"
 #include "launcher/configured_schedule.h"
 #include "launcher/microbatch_graphs.h"
+#include "parallel/zero/gradient_norm.h"
 
 namespace trireme {
 
@@ -42,6 +43,15 @@ std::vector<RecomputeMode> recompute_modes(const Config& config, const Transform
   return modes;
 }
 
+DataParallel::Options data_parallel_options(const ParallelConfig& config) {
+  const bool keep_for_step = config.keep_gathered == KeepGathered::step ||
+                             (config.keep_gathered == KeepGathered::automatic && config.pipeline > 1);
+  return {.overlap_grad_reduce = config.overlap_grad_reduce,
+          .overlap_param_gather = config.overlap_param_gather,
+          .keep_gathered_for_step = keep_for_step,
+          .prefetch = config.prefetch};
+}
+
 }  // namespace
 
 TrainStep::TrainStep(Stream& stream, const Groups& groups, Transformer& model, const Config& config)
@@ -49,8 +59,8 @@ TrainStep::TrainStep(Stream& stream, const Groups& groups, Transformer& model, c
       groups_(groups),
       model_(model),
       parallel_(config.parallel),
-      sharded_(model.units(), model.buckets(), groups, sharding_options(config.parallel)),
-      work_(model, recompute_modes(config, model), sharded_),
+      data_parallel_(model.units(), model.buckets(), groups, data_parallel_options(config.parallel)),
+      work_(model, recompute_modes(config, model), data_parallel_),
       optimizer_(stream, config.optimizer, static_cast<uint64_t>(config.run.seed), model.buckets()) {
   sums_ = Tensor::empty(stream, {kNumSums}, DType::f64, MemoryTag::workspace);
   loss_sum_ = sums_.slice(kLossSum, kLossSum + 1);
@@ -113,9 +123,10 @@ void TrainStep::run_graphs(std::span<const HostMicrobatch> microbatches) {
     if (reduces && i + 1 == microbatches.size()) {
       run_schedule(microbatches.subspan(i), grad_scale_);
     } else {
+      data_parallel_.before_plain_microbatch(stream_);
       graphs_->run(microbatches[i], /*first=*/i == 0, loss_sum_, grad_scale_,
                    [&](const Microbatch& microbatch) { work_.run(stream_, microbatch); });
-      sharded_.microbatch_finished_elsewhere(stream_);
+      data_parallel_.after_plain_microbatch(stream_);
     }
   }
 }
@@ -126,9 +137,9 @@ void TrainStep::warm_up(int64_t batch, int64_t sequence, bool mask_documents) {
   const HostMicrobatch host{batch, sequence, data, data, data, mask_documents ? data : nullptr};
   const std::vector<HostMicrobatch> both(2, host);  // the second one adds to the gradients of the first
   ops::fill(stream_, grad_scale_, 0);
-  sharded_.begin_step(stream_, std::ssize(both));
+  data_parallel_.begin_step(std::ssize(both));
   run_schedule(both, grad_scale_);
-  sharded_.finish(stream_);
+  data_parallel_.finish(stream_);
   run_schedule(std::span(both).first(1), /*grad_scale=*/{});
   stream_.synchronize();
 }
@@ -138,14 +149,14 @@ void TrainStep::forward_backward(std::span<const HostMicrobatch> microbatches, c
   count_valid(microbatches);
   ops::inverse_count(stream_, valid_, grad_scale_);
   ops::fill(stream_, sums_, 0);
-  sharded_.begin_step(stream_, std::ssize(microbatches));
+  data_parallel_.begin_step(std::ssize(microbatches));
   if (takes_graph(microbatches.front())) {
     run_graphs(microbatches);
   } else {
     if (groups_.mesh().degree(Axis::pipeline) > 1) program_times_ = std::make_unique<ProgramTimes>();
     run_schedule(microbatches, grad_scale_);
   }
-  exposed_ = sharded_.finish(stream_);
+  exposed_ = data_parallel_.finish(stream_);
   if (ask_stop && ask_stop()) {
     Tensor stop = sums_.slice(kStop, kStop + 1);
     ops::fill(stream_, stop, 1);
@@ -156,10 +167,10 @@ void TrainStep::update(double learning_rate, int64_t update) {
   {
     const TraceRange range(stream_, "optimizer");
     Tensor squares = sums_.slice(kSquares, kSquares + 1);
-    sharded_.sum_squares(stream_, squares);
+    sum_gradient_squares(stream_, model_.buckets(), groups_.mesh(), squares);
     reduce_sums();
     optimizer_.update(stream_, learning_rate, update, loss_sum_, squares);
-    sharded_.after_update(stream_);
+    data_parallel_.after_update(stream_);
   }
   readbacks_.push_back(start_readback());
 }

@@ -18,7 +18,7 @@
 #include "parallel/groups.h"
 #include "parallel/pipeline/executor.h"
 #include "parallel/pipeline/schedule.h"
-#include "parallel/zero/sharded_units.h"
+#include "parallel/zero/data_parallel.h"
 
 namespace trireme {
 
@@ -87,16 +87,16 @@ class TrainStep {
   const Groups& groups_;
   Transformer& model_;
   ParallelConfig parallel_;
-  ShardedUnits sharded_;
+  DataParallel data_parallel_;
   ModelWork work_;
   std::map<std::pair<int64_t, bool>, Schedule> schedules_;  // by microbatches and forward_only
   std::unique_ptr<MicrobatchGraphs> graphs_;                // none where microbatches run as they come
   Optimizer optimizer_;
   // On the device; over the world once reduced.
-  Tensor sums_;        // f64 [kNumSums]: losses, squares of gradients, ranks that ask to stop
-  Tensor loss_sum_;    // f64 [1], a part of `sums_`
-  Tensor valid_;       // i64 [1]: labels that count
-  Tensor grad_scale_;  // f32 [1]: 1 / valid
+  Tensor sums_;          // f64 [kNumSums]: losses, squares of gradients, ranks that ask to stop
+  Tensor loss_sum_;      // f64 [1], a part of `sums_`
+  Tensor valid_;         // i64 [1]: labels that count
+  Tensor grad_scale_;    // f32 [1]: 1 / valid
   ExposedTime exposed_;  // communication that compute waited for
   std::unique_ptr<ProgramTimes> program_times_;
   std::deque<Readback> readbacks_;

@@ -178,7 +178,7 @@ void Trainer::launch_step(Loader& loader, int64_t step, const StopSignal& stop) 
   flight.data_wait_seconds = loader.waited_seconds() - waited;
   flight.lr = learning_rate(config_.optimizer, config_.run.steps, step);
   model_->step.forward_backward(views_of(flight.batches, config_.data.mask_documents),
-                          [&stop] { return stop.received() != 0; });
+                                [&stop] { return stop.received() != 0; });
   model_->step.update(flight.lr, step + 1);
   in_flight_.push_back(std::move(flight));
 }

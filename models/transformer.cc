@@ -2,39 +2,67 @@
 
 #include "models/model_units.h"
 #include "models/rotary_table.h"
+#include "parallel/zero/weight_groups.h"
 
 namespace trireme {
 
 Transformer::Transformer(Stream& stream, const ModelConfig& config, const Options& options, const ModelPlace& place)
     : config_(config),
       place_(place),
+      compute_(options.compute),
       units_(std::make_unique<ModelUnits>(config, place, make_rotary_table(stream, config, options.max_sequence))) {
-  // One bucket for each unit; tables in buckets of their own, since the embedding's may be tied.
+  // A bucket for each unit, or one for each kind of its weights; tables in buckets of their own, since they may be tied.
   for (const auto& unit : units_->units) {
     std::vector<Weight*> rest;
     for (Weight* weight : unit->weights()) {
-      if (weight != &units_->embedding && weight != &units_->positions) rest.push_back(weight);
+      if (weight == &units_->embedding || weight == &units_->positions || weight == &units_->head_table) {
+        add_bucket(stream, options, table_name(*weight), {weight});
+      } else {
+        rest.push_back(weight);
+      }
     }
-    if (unit.get() == units_->embedding_unit) {
-      add_bucket(stream, options, "embedding", {&units_->embedding});
-      if (units_->positions) add_bucket(stream, options, "positions", {&units_->positions});
+    for (const std::vector<Weight*>& group : group_weights(rest, place.mesh)) {
+      add_bucket(stream, options, unit->name(), group);
     }
-    if (!rest.empty()) add_bucket(stream, options, unit->name(), rest);
   }
 }
 
 Transformer::~Transformer() = default;
 
+std::string Transformer::table_name(const Weight& table) const {
+  if (&table == &units_->embedding) return "embedding";
+  return &table == &units_->positions ? "positions" : "head table";
+}
+
 void Transformer::add_bucket(Stream& stream, const Options& options, std::string name, std::vector<Weight*> weights) {
+  const Mesh& mesh = place_.mesh;
+  const bool tied_head = config_.tie_embeddings && weights.front() == &units_->head_table;
+  const bool tied = tied_head || (config_.tie_embeddings && weights.front() == &units_->embedding);
+  const bool both_here = units_->embedding_unit != nullptr && units_->head != nullptr;
   Bucket::Options bucket_options;
   bucket_options.compute = options.compute;
   bucket_options.gradients = options.gradients;
   bucket_options.states = options.states;
+  bucket_options.stage = options.zero;
+  bucket_options.num_shards = mesh.degree(Axis::data_shard);
+  bucket_options.shard = mesh.coordinate(Axis::data_shard);
   bucket_options.with_master = options.with_master;
   bucket_options.with_optimizer_states = options.with_optimizer_states;
+  bucket_options.on_both_ends = tied && !both_here;
+  if (tied_head && both_here) bucket_options.values_of = buckets_.front().get();
   buckets_.push_back(std::make_unique<Bucket>(stream, std::move(name), weights, bucket_options));
+  if (bucket_options.values_of != nullptr) return;
+
+  const Bucket& bucket = *buckets_.back();
+  const bool first_of_data =
+      mesh.coordinate(Axis::data_replica) == 0 && (bucket.stage() > 0 || mesh.coordinate(Axis::data_shard) == 0);
+  const bool first_of_tensor = bucket.split_axes().contains(Axis::tensor) || mesh.coordinate(Axis::tensor) == 0;
   for (Weight* weight : weights) {
-    for (Parameter& part : weight->parts) parameters_.push_back({&part, buckets_.back().get()});
+    for (Parameter& part : weight->parts) {
+      parameters_.push_back({.parameter = &part,
+                             .bucket = buckets_.back().get(),
+                             .speaks = first_of_data && first_of_tensor && !(tied_head && !both_here)});
+    }
   }
 }
 

@@ -43,6 +43,7 @@ class Transformer {
     DType gradients = DType::f32;
     DType states = DType::f32;  // of the optimizer
     int64_t max_sequence = 0;   // longest sequence that will run, tokens; size of the rotary table
+    int64_t zero = 0;           // parallel.zero, over the data_shard axis of the place's mesh
     bool with_optimizer_states = true;
     bool with_master = true;  // fp32 master weights beside bf16 ones
   };
@@ -55,6 +56,7 @@ class Transformer {
 
   const ModelConfig& config() const { return config_; }
   const ModelPlace& place() const { return place_; }
+  DType compute() const { return compute_; }  // of weights and hidden states
   // Of this rank, chunk by chunk.
   std::vector<Unit*> units() const;
   const std::vector<ModelChunk>& chunks() const;
@@ -64,10 +66,12 @@ class Transformer {
   const std::vector<ParameterRef>& parameters() const { return parameters_; }
 
  private:
+  std::string table_name(const Weight& table) const;
   void add_bucket(Stream& stream, const Options& options, std::string name, std::vector<Weight*> weights);
 
   ModelConfig config_;
   ModelPlace place_;
+  DType compute_;
   std::unique_ptr<ModelUnits> units_;
   std::vector<std::unique_ptr<Bucket>> buckets_;
   std::vector<ParameterRef> parameters_;
