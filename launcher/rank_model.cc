@@ -6,15 +6,11 @@
 
 namespace trireme {
 
-namespace {
-
 Transformer::Options model_options(const Config& config, const Device& device) {
   Transformer::Options options = resolve_precision(config, device).model_options(config.data.sequence_length);
   options.zero = config.parallel.zero;
   return options;
 }
-
-}  // namespace
 
 ModelPlace model_place(const Config& config, const Mesh& mesh, const TensorGroup& tensor) {
   ModelPlace place;

@@ -20,7 +20,9 @@ struct RankModel {
   TrainStep step;
 };
 
-// The chunks of the model on this rank, by the configured schedule.
+// The chunks of the model on the mesh's rank, by the configured schedule.
 ModelPlace model_place(const Config& config, const Mesh& mesh, const TensorGroup& tensor);
+// What the configuration makes of a model on such a device.
+Transformer::Options model_options(const Config& config, const Device& device);
 
 }  // namespace trireme

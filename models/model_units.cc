@@ -92,4 +92,28 @@ std::vector<Parameter> model_parameters(const ModelConfig& config) {
   return list;
 }
 
+ModelMemory model_memory(const ModelConfig& config, const ModelPlace& place, const Transformer::Options& options) {
+  const ModelUnits model(config, place, {});
+  int64_t elements = 0;
+  int64_t second_use = 0;
+  for (const auto& unit : model.units) {
+    for (const Weight* weight : unit->weights()) {
+      const bool is_second = weight == &model.head_table && config.tie_embeddings && model.embedding_unit != nullptr;
+      (is_second ? second_use : elements) += weight->numel();
+    }
+  }
+  const int64_t shards = place.mesh.degree(Axis::data_shard);
+  const auto stored = [&](int64_t n, int64_t sharded_from) { return options.zero >= sharded_from ? n / shards : n; };
+  const bool master_is_copy = options.with_master && options.compute != DType::f32;
+  ModelMemory memory;
+  memory.num_parameters = elements;
+  memory.parameters = stored(elements, 3) * dtype_bytes(options.compute);
+  memory.gradients = stored(elements + second_use, 2) * dtype_bytes(options.gradients);
+  if (options.with_optimizer_states) {
+    const int64_t width = 2 * dtype_bytes(options.states) + (master_is_copy ? dtype_bytes(DType::f32) : 0);
+    memory.optimizer = stored(elements, 1) * width;
+  }
+  return memory;
+}
+
 }  // namespace trireme

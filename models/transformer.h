@@ -86,6 +86,18 @@ NameMap hugging_face_names(const ModelConfig& config);
 // Number of parameters without building the model.
 int64_t count_parameters(const ModelConfig& config);
 
+// What the rank of `place` stores from step to step, in bytes (Rajbhandari et al. 2020, section 5): with P elements of
+// parameters on the rank and S shards, weights take P, from stage 3 on P/S; gradients P, from stage 2 on P/S; what the
+// optimizer keeps P, from stage 1 on P/S; each times its width. A tied table whose both uses are here has gradients
+// twice. Gaps between weights in a bucket (under 64 elements each) aren't counted.
+struct ModelMemory {
+  int64_t parameters = 0;
+  int64_t gradients = 0;
+  int64_t optimizer = 0;
+  int64_t num_parameters = 0;  // P, elements
+};
+ModelMemory model_memory(const ModelConfig& config, const ModelPlace& place, const Transformer::Options& options);
+
 // Model FLOPs of training on one token at sequence length T, forward and backward: 6 for each element of a matrix
 // that the token meets (the head's among them, the embedding's look-up not) plus attention, causal and so counted
 // half: 6·L·H·D·T. Recomputation is not counted. (Chowdhery et al. 2022, appendix B, halved for causality)

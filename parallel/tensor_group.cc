@@ -24,6 +24,14 @@ Tensor with_padding(Stream& stream, const Tensor& x, int64_t rows) {
 TensorGroup::TensorGroup(Communicator& comm, bool sequence)
     : comm_(&comm), size_(comm.size()), rank_(comm.rank()), sequence_(sequence && comm.size() > 1) {}
 
+TensorGroup TensorGroup::planned(int64_t size, int64_t rank, bool sequence) {
+  TensorGroup group;
+  group.size_ = size;
+  group.rank_ = rank;
+  group.sequence_ = sequence && size > 1;
+  return group;
+}
+
 Communicator& TensorGroup::comm() const {
   TRIREME_CHECK(comm_ != nullptr && size_ > 1, "a tensor group of one doesn't communicate");
   return *comm_;

@@ -24,6 +24,8 @@ class TensorGroup {
   TensorGroup() = default;  // one rank, no communication
   // `comm` outlives the group.
   TensorGroup(Communicator& comm, bool sequence);
+  // What rank `rank` of `size` would have; for plans, it can't communicate.
+  static TensorGroup planned(int64_t size, int64_t rank, bool sequence);
 
   int64_t size() const { return size_; }
   int64_t rank() const { return rank_; }
