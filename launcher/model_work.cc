@@ -5,7 +5,7 @@
 namespace trireme {
 
 ModelWork::ModelWork(const Transformer& model, const std::vector<RecomputeMode>& recompute, UnitHooks& hooks)
-    : model_(model) {
+    : model_(model), hooks_(&hooks) {
   const std::vector<Unit*> units = model.units();
   for (const ModelChunk& chunk : model.chunks()) {
     const auto first = static_cast<std::ptrdiff_t>(chunk.first_unit);
@@ -23,11 +23,12 @@ void ModelWork::begin(std::span<const HostMicrobatch> microbatches, const Tensor
   grad_scale_ = grad_scale;
 }
 
-void ModelWork::run(Stream& stream, const Microbatch& microbatch) {
+void ModelWork::run_plain(Stream& stream, const Microbatch& microbatch) const {
   const StageRunner& stage = runner(0);
+  NoHooks none;
   StageStash stash;
-  stage.forward(stream, microbatch, {}, stash);
-  if (microbatch.with_gradients) stage.backward(stream, microbatch, {}, stash);
+  stage.forward(stream, microbatch, {}, stash, none);
+  stage.backward(stream, microbatch, {}, stash, none);
 }
 
 const StageRunner& ModelWork::runner(int chunk) const {
@@ -62,23 +63,25 @@ Tensor ModelWork::empty_hidden(Stream& stream, int, int microbatch) {
 Tensor ModelWork::forward(Stream& stream, int chunk, int microbatch, const Tensor& x) {
   const Microbatch& input = on_device(stream, microbatch);
   StageStash& stash = stashes_[{chunk, microbatch}];
-  const Tensor y = runner(chunk).forward(stream, input, x, stash);
+  const Tensor y = runner(chunk).forward(stream, input, x, stash, *hooks_);
   if (!input.with_gradients) finished(chunk, microbatch);
   return y;
 }
 
 Tensor ModelWork::backward(Stream& stream, int chunk, int microbatch, const Tensor& dy) {
-  const Tensor dx = runner(chunk).backward(stream, on_device(stream, microbatch), dy, stashes_.at({chunk, microbatch}));
+  const Tensor dx =
+      runner(chunk).backward(stream, on_device(stream, microbatch), dy, stashes_.at({chunk, microbatch}), *hooks_);
   finished(chunk, microbatch);
   return dx;
 }
 
 Tensor ModelWork::backward_input(Stream& stream, int chunk, int microbatch, const Tensor& dy) {
-  return runner(chunk).backward_input(stream, on_device(stream, microbatch), dy, stashes_.at({chunk, microbatch}));
+  return runner(chunk).backward_input(stream, on_device(stream, microbatch), dy, stashes_.at({chunk, microbatch}),
+                                      *hooks_);
 }
 
 void ModelWork::backward_weight(Stream& stream, int chunk, int microbatch) {
-  runner(chunk).backward_weight(stream, on_device(stream, microbatch), stashes_.at({chunk, microbatch}));
+  runner(chunk).backward_weight(stream, on_device(stream, microbatch), stashes_.at({chunk, microbatch}), *hooks_);
   finished(chunk, microbatch);
 }
 

@@ -25,8 +25,10 @@ class ModelWork final : public PipelineWork {
   // Where the loss head shall leave its logits: for each microbatch, f32 [N, rows of the table here].
   void keep_logits(std::vector<Tensor> logits) { logits_ = std::move(logits); }
 
-  // Forward and backward of one microbatch through a model that is one chunk.
-  void run(Stream& stream, const Microbatch& microbatch);
+  // Forward and backward of one microbatch through a model that is one chunk, without the hooks (for graphs).
+  void run_plain(Stream& stream, const Microbatch& microbatch) const;
+  // Others from now on, which outlive the object or the next call.
+  void use_hooks(UnitHooks& hooks) { hooks_ = &hooks; }
 
   Tensor empty_hidden(Stream& stream, int chunk, int microbatch) override;
   Tensor forward(Stream& stream, int chunk, int microbatch, const Tensor& x) override;
@@ -45,6 +47,7 @@ class ModelWork final : public PipelineWork {
   void finished(int chunk, int microbatch);
 
   const Transformer& model_;
+  UnitHooks* hooks_;
   std::map<int, StageRunner> runners_;  // by chunk
   std::span<const HostMicrobatch> host_;
   Tensor loss_sum_, grad_scale_;

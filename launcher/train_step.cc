@@ -125,7 +125,7 @@ void TrainStep::run_graphs(std::span<const HostMicrobatch> microbatches) {
     } else {
       data_parallel_.before_plain_microbatch(stream_);
       graphs_->run(microbatches[i], /*first=*/i == 0, loss_sum_, grad_scale_,
-                   [&](const Microbatch& microbatch) { work_.run(stream_, microbatch); });
+                   [&](const Microbatch& microbatch) { work_.run_plain(stream_, microbatch); });
       data_parallel_.after_plain_microbatch(stream_);
     }
   }
@@ -169,7 +169,7 @@ void TrainStep::update(double learning_rate, int64_t update) {
     Tensor squares = sums_.slice(kSquares, kSquares + 1);
     sum_gradient_squares(stream_, model_.buckets(), groups_.mesh(), squares);
     reduce_sums();
-    optimizer_.update(stream_, learning_rate, update, loss_sum_, squares);
+    optimizer_.update(stream_, learning_rate, update, squares, loss_sum_);
     data_parallel_.after_update(stream_);
   }
   readbacks_.push_back(start_readback());
@@ -234,6 +234,45 @@ std::vector<Tensor> TrainStep::logits(std::span<const HostMicrobatch> microbatch
   run_schedule(microbatches, /*grad_scale=*/{});
   work_.keep_logits({});
   return kept;
+}
+
+namespace {
+
+// Passes everything on, and shows outputs.
+class WatchingHooks final : public UnitHooks {
+ public:
+  WatchingHooks(UnitHooks& inner, const std::function<void(size_t, const Tensor&)>& see) : inner_(inner), see_(see) {}
+  void before_forward(size_t unit, bool gradients, Stream& stream) override {
+    inner_.before_forward(unit, gradients, stream);
+  }
+  void saw_output(size_t unit, const Tensor& output) override { see_(unit, output); }
+  void after_forward(size_t unit, bool gradients, Stream& stream) override {
+    inner_.after_forward(unit, gradients, stream);
+  }
+  void before_backward(size_t, Stream&) override {}
+  void after_backward_input(size_t, Stream&) override {}
+  void before_backward_weight(size_t, Stream&) override {}
+  void after_backward_weight(size_t, Stream&) override {}
+
+ private:
+  UnitHooks& inner_;
+  const std::function<void(size_t, const Tensor&)>& see_;
+};
+
+}  // namespace
+
+double TrainStep::watch_forward(const HostMicrobatch& microbatch,
+                                const std::function<void(size_t, const Tensor&)>& see) {
+  WatchingHooks watching(data_parallel_, see);
+  work_.use_hooks(watching);
+  ops::fill(stream_, sums_, 0);
+  run_schedule(std::span(&microbatch, 1), /*grad_scale=*/{});
+  work_.use_hooks(data_parallel_);
+  reduce_sums();
+  double loss_sum = 0;
+  ops::copy_to_host(stream_, loss_sum_, &loss_sum);
+  stream_.synchronize();
+  return loss_sum;
 }
 
 namespace {

@@ -61,6 +61,9 @@ class TrainStep {
   // The same, and the logits: for each microbatch f32 [N, rows of the table on this rank]; none on ranks without the
   // loss head.
   std::vector<Tensor> logits(std::span<const HostMicrobatch> microbatches);
+  // One forward pass without gradients; `see` is called with what each unit of this rank gives. Returns the sum of the
+  // losses over the world.
+  double watch_forward(const HostMicrobatch& microbatch, const std::function<void(size_t unit, const Tensor&)>& see);
 
  private:
   // On their way from the device.

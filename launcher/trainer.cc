@@ -141,7 +141,7 @@ double Trainer::save(int64_t finished_steps) {
 }
 
 void Trainer::fail_not_finite(const std::vector<HostMicrobatch>& microbatches, int64_t step) {
-  const std::string first = first_not_finite(rank_.stream(), model_->model, microbatches);
+  const std::string first = first_not_finite(rank_, *model_, microbatches);
   throw NumbersError(
       {.what = "the loss or the gradient norm is not finite in step " + std::to_string(step),
        .found = first.empty() ? "" : "the first NaN or Inf in " + first,
