@@ -28,6 +28,7 @@ class CommandLine {
     add_data();
     add_generate();
     add_probe();
+    add_verify();
     add_doctor();
   }
 
@@ -45,6 +46,7 @@ class CommandLine {
     if (*inspect_) return inspect_command(inspect_path_, inspect_tokenizer_);
     if (*generate_) return generate_command(generate_options_);
     if (*probe_) return probe_command(probe_options_, probe_sets_);
+    if (*verify_) return verify_command(verify_args_);
     return doctor_command();
   }
 
@@ -159,6 +161,15 @@ class CommandLine {
     probe_->footer("Example:\n  trireme probe model/ --tokens tokens.safetensors --out result.safetensors --steps 3");
   }
 
+  void add_verify() {
+    verify_ = app_.add_subcommand("verify", "The configured layout against one rank, on a shrunken model");
+    verify_->add_option("CONFIG", verify_args_.config, "The YAML file")->required();
+    add_sets(verify_, verify_args_.sets);
+    verify_->footer(
+        "Runs two steps with all ranks as threads of this process; exit code 7 where gradients or weights differ.\n\n"
+        "Example:\n  trireme verify configs/llama3-70b.yaml --set parallel.zero=2");
+  }
+
   void add_doctor() {
     doctor_ = app_.add_subcommand("doctor", "What this machine has, what is missing, which package brings it");
     doctor_->footer("Example:\n  trireme doctor");
@@ -171,6 +182,7 @@ class CommandLine {
   CLI::App* inspect_ = nullptr;
   CLI::App* generate_ = nullptr;
   CLI::App* probe_ = nullptr;
+  CLI::App* verify_ = nullptr;
   CLI::App* doctor_ = nullptr;
   TrainArgs train_args_;
   LaunchArgs launch_args_;
@@ -180,6 +192,7 @@ class CommandLine {
   GenerateOptions generate_options_;
   ProbeOptions probe_options_;
   std::vector<std::string> probe_sets_;
+  VerifyArgs verify_args_;
 };
 
 std::string joined(const std::vector<std::string>& words) {

@@ -34,6 +34,13 @@ int tokenize_command(TokenizeOptions options);
 int inspect_command(const std::string& path, const std::string& tokenizer);
 int generate_command(const GenerateOptions& options);
 int probe_command(const ProbeOptions& options, const std::vector<std::string>& sets);
+
+struct VerifyArgs {
+  std::string config;             // path of the YAML file
+  std::vector<std::string> sets;  // key=value
+};
+int verify_command(const VerifyArgs& args);
+
 int doctor_command();
 
 }  // namespace trireme
