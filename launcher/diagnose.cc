@@ -25,10 +25,11 @@ bool is_finite(Stream& stream, const Tensor& x) {
 
 }  // namespace
 
-std::string first_not_finite(Stream& stream, const Transformer& model,
+std::string first_not_finite(Stream& stream, const Transformer& model, UnitHooks& hooks,
                              const std::vector<HostMicrobatch>& microbatches) {
   for (const ParameterRef& ref : model.parameters()) {
-    if (!is_finite(stream, ref.parameter->value)) return "weight " + ref.parameter->name;
+    if (!is_finite(stream, ref.bucket->shard_of(*ref.parameter, Bucket::Buffer::master)))
+      return "weight " + ref.parameter->name;
   }
   const std::vector<Unit*> units = model.units();
   for (size_t j = 0; j < microbatches.size(); ++j) {
@@ -36,9 +37,12 @@ std::string first_not_finite(Stream& stream, const Transformer& model,
     ops::fill(stream, loss, 0);
     const Microbatch microbatch = upload(stream, microbatches[j], loss, /*grad_scale=*/{});
     Tensor hidden;
-    for (Unit* unit : units) {
+    for (size_t i = 0; i < units.size(); ++i) {
+      Unit* unit = units[i];
       Stash stash(/*keep=*/false);
+      hooks.before_forward(i, /*with_gradients=*/false, stream);
       hidden = unit->forward(stream, microbatch, hidden, stash);
+      hooks.after_forward(i, /*with_gradients=*/false, stream);
       if (hidden.defined() && !is_finite(stream, hidden)) {
         return "the output of " + unit->name() + ", microbatch " + std::to_string(j);
       }
@@ -49,7 +53,8 @@ std::string first_not_finite(Stream& stream, const Transformer& model,
     if (!std::isfinite(value)) return "the loss of microbatch " + std::to_string(j);
   }
   for (const ParameterRef& ref : model.parameters()) {
-    if (!is_finite(stream, ref.parameter->gradient)) return "gradient " + ref.parameter->name;
+    if (!is_finite(stream, ref.bucket->shard_of(*ref.parameter, Bucket::Buffer::gradient)))
+      return "gradient " + ref.parameter->name;
   }
   return "";
 }

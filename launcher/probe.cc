@@ -107,18 +107,19 @@ std::vector<HostMicrobatch> microbatches_of(const ProbeTokens& t, int64_t step, 
 }
 
 // Logits of the first step, gathered: f32 [B, T, V] on every rank.
-std::vector<float> gather_logits(RankContext& rank, const Transformer& model, const ProbeTokens& t, int64_t micro) {
+std::vector<float> gather_logits(RankContext& rank, const Transformer& model, UnitHooks& hooks, const ProbeTokens& t,
+                                 int64_t micro) {
   Stream& stream = rank.stream();
   const int64_t vocab = model.config().vocab_size;
   Tensor all = Tensor::empty(stream, {t.batch * t.sequence, vocab}, DType::f32, MemoryTag::workspace);
   ops::fill(stream, all, 0);
   for (const HostMicrobatch& host : microbatches_of(t, 0, micro, rank.mesh())) {
     const int64_t row = host.tokens - t.tokens.data();
-    Tensor part = forward_logits(stream, model, host);
+    Tensor part = forward_logits(stream, model, hooks, host);
     Tensor place = all.slice(row, row + part.dim(0));
     ops::copy(stream, part, place);
   }
-  rank.data().all_reduce(all, ReduceOp::sum, stream)->wait(stream);
+  rank.groups().of(kDataAxes).all_reduce(all, ReduceOp::sum, stream)->wait(stream);
   std::vector<float> host(static_cast<size_t>(all.numel()));
   ops::copy_to_host(stream, all, host.data());
   stream.synchronize();
@@ -147,7 +148,8 @@ void probe(RankContext& rank, const Config& config, const ProbeOptions& options)
   const int64_t micro = std::min(config.batch.micro, tokens.batch / rank.mesh().data_degree());
   resolve_microbatches(tokens.batch, std::max<int64_t>(1, micro), rank.mesh().data_degree());
 
-  Transformer model(stream, config.model, resolve_precision(config, stream.device()).model_options(tokens.sequence));
+  const Precision precision = resolve_precision(config, stream.device());
+  Transformer model(stream, config.model, precision.model_options(tokens.sequence, config.parallel, rank.mesh()));
   const NameMap names = hugging_face_names(config.model);
   load_hugging_face(stream, SafetensorsReader(options.hf_dir), names, model.parameters());
 
@@ -166,12 +168,12 @@ void probe(RankContext& rank, const Config& config, const ProbeOptions& options)
       writer->write_values<float>(prefix + tensor.name, tensor.values);
     });
   };
+  TrainStep step(stream, rank.groups(), model, config);
   if (options.logits) {
-    const std::vector<float> logits = gather_logits(rank, model, tokens, micro);
+    const std::vector<float> logits = gather_logits(rank, model, step.hooks(), tokens, micro);
     if (writer) writer->write_values<float>("logits", logits);
   }
 
-  TrainStep step(stream, rank.data(), model, config);
   std::vector<double> losses;
   std::vector<double> norms;
   for (int64_t s = 0; s < steps; ++s) {

@@ -4,13 +4,24 @@
 #include "core/ops/elementwise.h"
 #include "core/trace/tracer.h"
 #include "launcher/microbatch_graphs.h"
+#include "parallel/zero/gradient_norm.h"
 
 namespace trireme {
 
 namespace {
 
-// What the data ranks add up in one message.
-enum Sum : int { kLossSum, kStop, kNumSums };
+// What the ranks add up in one message.
+enum Sum : int { kLossSum, kStop, kSumSquares, kNumSums };
+
+DataParallel::Options data_parallel_options(const ParallelConfig& config) {
+  DataParallel::Options options;
+  options.overlap_grad_reduce = config.overlap_grad_reduce;
+  options.overlap_param_gather = config.overlap_param_gather;
+  options.keep_gathered_for_step = config.keep_gathered == KeepGathered::step ||
+                                   (config.keep_gathered == KeepGathered::automatic && config.pipeline > 1);
+  options.prefetch = config.prefetch;
+  return options;
+}
 
 std::vector<RecomputeMode> recompute_modes(const Config& config, size_t num_units) {
   std::vector<RecomputeMode> modes(num_units, RecomputeMode::none);
@@ -42,18 +53,20 @@ Microbatch upload(Stream& stream, const HostMicrobatch& host, const Tensor& loss
   return m;
 }
 
-TrainStep::TrainStep(Stream& stream, Communicator& data, Transformer& model, const Config& config)
+TrainStep::TrainStep(Stream& stream, const Groups& groups, Transformer& model, const Config& config)
     : stream_(stream),
-      data_(data),
+      groups_(groups),
       model_(model),
       stage_(model.units(), recompute_modes(config, model.units().size())),
-      reducer_(model.units(), model.buckets(), data, config.parallel.overlap_grad_reduce),
+      data_parallel_(model.units(), model.buckets(), groups, data_parallel_options(config.parallel)),
       optimizer_(stream, config.optimizer, static_cast<uint64_t>(config.run.seed), model.buckets()) {
   sums_ = Tensor::empty(stream, {kNumSums}, DType::f64, MemoryTag::workspace);
   loss_sum_ = sums_.slice(kLossSum, kLossSum + 1);
   valid_ = Tensor::empty(stream, {1}, DType::i64, MemoryTag::workspace);
   grad_scale_ = Tensor::empty(stream, {1}, DType::f32, MemoryTag::workspace);
-  if (stream.records_graphs() && config.run.cuda_graphs != GraphUse::never) {
+  // From stage 2 on gradients move while a microbatch runs, which a graph can't.
+  const bool full_gradients = model.buckets().front()->stage() < 2;
+  if (stream.records_graphs() && config.run.cuda_graphs != GraphUse::never && full_gradients) {
     graphs_ = std::make_unique<MicrobatchGraphs>(stream, model.buckets(), config.run.cuda_graphs);
   }
 }
@@ -61,7 +74,7 @@ TrainStep::TrainStep(Stream& stream, Communicator& data, Transformer& model, con
 TrainStep::~TrainStep() = default;
 
 void TrainStep::reduce(const Tensor& tensor) {
-  if (data_.size() > 1) data_.all_reduce(tensor, ReduceOp::sum, stream_)->wait(stream_);
+  if (groups_.world().size() > 1) groups_.world().all_reduce(tensor, ReduceOp::sum, stream_)->wait(stream_);
 }
 
 void TrainStep::count_valid(std::span<const HostMicrobatch> microbatches) {
@@ -75,20 +88,20 @@ void TrainStep::count_valid(std::span<const HostMicrobatch> microbatches) {
 
 void TrainStep::run_microbatch(const HostMicrobatch& host, bool first, bool last) {
   const TraceRange range(stream_, "microbatch");
-  const auto run = [&](const Microbatch& microbatch, bool hand_over) {
+  const auto run = [&](const Microbatch& microbatch, UnitHooks& hooks) {
     StageStash stash;
-    stage_.forward(stream_, microbatch, {}, stash);
-    stage_.backward(stream_, microbatch, {}, stash, [&](size_t unit) {
-      if (hand_over) reducer_.unit_finished(unit, stream_);
-    });
+    stage_.forward(stream_, microbatch, {}, stash, hooks);
+    stage_.backward(stream_, microbatch, {}, stash, hooks);
   };
   // The last microbatch hands its gradients to communication while it runs; a graph can't.
   const bool traced = stream_.tracer() != nullptr && stream_.tracer()->keeping();
-  if (graphs_ && !traced && !(last && data_.size() > 1) && graphs_->take(host)) {
-    graphs_->run(host, first, loss_sum_, grad_scale_, [&](const Microbatch& m) { run(m, /*hand_over=*/false); });
-    if (last) reducer_.all_units_finished(stream_);
+  if (graphs_ && !traced && !(last && groups_.of(kDataAxes).size() > 1) && graphs_->take(host)) {
+    NoHooks none;
+    data_parallel_.before_plain_microbatch(stream_);
+    graphs_->run(host, first, loss_sum_, grad_scale_, [&](const Microbatch& m) { run(m, none); });
+    data_parallel_.after_plain_microbatch(stream_);
   } else {
-    run(upload(stream_, host, loss_sum_, grad_scale_), /*hand_over=*/last);
+    run(upload(stream_, host, loss_sum_, grad_scale_), data_parallel_);
   }
 }
 
@@ -96,16 +109,17 @@ void TrainStep::warm_up(int64_t batch, int64_t sequence, bool mask_documents) {
   const std::vector<int32_t> zeros(static_cast<size_t>(batch * sequence), 0);
   const int32_t* data = zeros.data();
   const HostMicrobatch host{batch, sequence, data, data, data, mask_documents ? data : nullptr};
-  reducer_.begin_step();
+  data_parallel_.begin_step(2);
   ops::fill(stream_, grad_scale_, 0);
   for (int i = 0; i < 2; ++i) {  // the second one adds to the gradients of the first
     const Microbatch microbatch = upload(stream_, host, loss_sum_, grad_scale_);
     StageStash stash;
-    stage_.forward(stream_, microbatch, {}, stash);
-    stage_.backward(stream_, microbatch, {}, stash, [](size_t) {});
+    stage_.forward(stream_, microbatch, {}, stash, data_parallel_);
+    stage_.backward(stream_, microbatch, {}, stash, data_parallel_);
   }
+  data_parallel_.finish(stream_);
   StageStash stash;
-  stage_.forward(stream_, upload(stream_, host, loss_sum_, /*grad_scale=*/{}), {}, stash);
+  stage_.forward(stream_, upload(stream_, host, loss_sum_, /*grad_scale=*/{}), {}, stash, data_parallel_);
   stream_.synchronize();
 }
 
@@ -114,11 +128,13 @@ void TrainStep::forward_backward(std::span<const HostMicrobatch> microbatches, c
   count_valid(microbatches);
   ops::inverse_count(stream_, valid_, grad_scale_);
   ops::fill(stream_, sums_, 0);
-  reducer_.begin_step();
+  data_parallel_.begin_step(std::ssize(microbatches));
   for (size_t i = 0; i < microbatches.size(); ++i) {
     run_microbatch(microbatches[i], /*first=*/i == 0, /*last=*/i + 1 == microbatches.size());
   }
-  exposed_ = reducer_.finish(stream_);
+  exposed_ = data_parallel_.finish(stream_);
+  Tensor squares = sums_.slice(kSumSquares, kSumSquares + 1);
+  sum_gradient_squares(stream_, model_.buckets(), groups_.mesh(), squares);
   if (ask_stop && ask_stop()) {
     Tensor stop = sums_.slice(kStop, kStop + 1);
     ops::fill(stream_, stop, 1);
@@ -129,8 +145,9 @@ void TrainStep::forward_backward(std::span<const HostMicrobatch> microbatches, c
 void TrainStep::update(double learning_rate, int64_t update) {
   {
     const TraceRange range(stream_, "optimizer");
-    optimizer_.update(stream_, learning_rate, update, loss_sum_);
+    optimizer_.update(stream_, learning_rate, update, sums_.slice(kSumSquares, kSumSquares + 1), loss_sum_);
   }
+  data_parallel_.after_update(stream_);
   readbacks_.push_back(start_readback());
 }
 
@@ -172,7 +189,7 @@ double TrainStep::evaluate(std::span<const HostMicrobatch> microbatches) {
   for (const HostMicrobatch& host : microbatches) {
     const Microbatch microbatch = upload(stream_, host, loss_sum_, /*grad_scale=*/{});
     StageStash stash;
-    stage_.forward(stream_, microbatch, {}, stash);
+    stage_.forward(stream_, microbatch, {}, stash, data_parallel_);
   }
   reduce(sums_);
   double loss_sum = 0;
@@ -185,26 +202,34 @@ double TrainStep::evaluate(std::span<const HostMicrobatch> microbatches) {
 
 namespace {
 
-Tensor forward_hidden(Stream& stream, const Transformer& model, const HostMicrobatch& host) {
+// What enters the head, whose weights are there then.
+Tensor forward_hidden(Stream& stream, const Transformer& model, UnitHooks& hooks, const HostMicrobatch& host) {
   const Microbatch microbatch = upload(stream, host, /*loss_sum=*/{}, /*grad_scale=*/{});
   Tensor hidden;
   const std::vector<Unit*> units = model.units();
-  for (size_t i = 0; i + 1 < units.size(); ++i) {
+  const size_t head = units.size() - 1;
+  for (size_t i = 0; i < head; ++i) {
     Stash stash(/*keep=*/false);
+    hooks.before_forward(i, /*with_gradients=*/false, stream);
     hidden = units[i]->forward(stream, microbatch, hidden, stash);
+    hooks.after_forward(i, /*with_gradients=*/false, stream);
   }
+  hooks.before_forward(head, /*with_gradients=*/false, stream);
   return hidden;
 }
 
 }  // namespace
 
-Tensor forward_logits(Stream& stream, const Transformer& model, const HostMicrobatch& host) {
-  return model.head().logits(stream, forward_hidden(stream, model, host));
+Tensor forward_logits(Stream& stream, const Transformer& model, UnitHooks& hooks, const HostMicrobatch& host) {
+  Tensor logits = model.head().logits(stream, forward_hidden(stream, model, hooks, host));
+  hooks.after_forward(model.units().size() - 1, /*with_gradients=*/false, stream);
+  return logits;
 }
 
-std::vector<float> last_logits(Stream& stream, const Transformer& model, const HostMicrobatch& host) {
-  const Tensor hidden = forward_hidden(stream, model, host);
+std::vector<float> last_logits(Stream& stream, const Transformer& model, UnitHooks& hooks, const HostMicrobatch& host) {
+  const Tensor hidden = forward_hidden(stream, model, hooks, host);
   const Tensor logits = model.head().logits(stream, hidden.slice(hidden.dim(0) - 1, hidden.dim(0)));
+  hooks.after_forward(model.units().size() - 1, /*with_gradients=*/false, stream);
   std::vector<float> values(static_cast<size_t>(logits.numel()));
   ops::copy_to_host(stream, logits, values.data());
   stream.synchronize();

@@ -11,9 +11,9 @@
 #include "core/config/config.h"
 #include "models/transformer.h"
 #include "optim/optimizer.h"
-#include "parallel/comm/communicator.h"
-#include "parallel/zero/gradient_reducer.h"
+#include "parallel/groups.h"
 #include "parallel/stage.h"
+#include "parallel/zero/data_parallel.h"
 
 namespace trireme {
 
@@ -41,9 +41,8 @@ struct StepNumbers {
 
 class TrainStep {
  public:
-  // `data` is the communicator over the data ranks. All references outlive the object. Optimizer states are needed in
-  // `model`.
-  TrainStep(Stream& stream, Communicator& data, Transformer& model, const Config& config);
+  // All references outlive the object. Optimizer states are needed in `model`.
+  TrainStep(Stream& stream, const Groups& groups, Transformer& model, const Config& config);
   ~TrainStep();
 
   // Runs a microbatch of this shape twice, and an evaluation, without counting: what libraries choose and allocate at
@@ -64,6 +63,9 @@ class TrainStep {
   // Mean loss over the valid tokens of these microbatches on all data ranks; 0 where there is none. Collective.
   double evaluate(std::span<const HostMicrobatch> microbatches);
 
+  // For passes through the model's units outside of a step: their weights are there between these.
+  UnitHooks& hooks() { return data_parallel_; }
+
  private:
   // On their way from the device.
   struct Readback {
@@ -72,7 +74,7 @@ class TrainStep {
     Tensor grad_norm;   // f32 [1]
     Tensor non_finite;  // i32 [1]
     std::unique_ptr<Event> copied;
-    Interval exposed;
+    ExposedTime exposed;
   };
 
   // Forward and backward of one microbatch of the step under way.
@@ -82,18 +84,18 @@ class TrainStep {
   Readback start_readback();
 
   Stream& stream_;
-  Communicator& data_;
+  const Groups& groups_;
   Transformer& model_;
   StageRunner stage_;
   std::unique_ptr<MicrobatchGraphs> graphs_;  // none where microbatches run as they come
-  GradientReducer reducer_;
+  DataParallel data_parallel_;
   Optimizer optimizer_;
-  // On the device; over all data ranks once reduced.
-  Tensor sums_;        // f64 [kNumSums]: losses, ranks that ask to stop
-  Tensor loss_sum_;    // f64 [1], a part of `sums_`
-  Tensor valid_;       // i64 [1]: labels that count
-  Tensor grad_scale_;  // f32 [1]: 1 / valid
-  Interval exposed_;   // communication that compute waited for
+  // On the device; over the world once reduced.
+  Tensor sums_;          // f64 [kNumSums]: losses, ranks that ask to stop, squares of gradients
+  Tensor loss_sum_;      // f64 [1], a part of `sums_`
+  Tensor valid_;         // i64 [1]: labels that count
+  Tensor grad_scale_;    // f32 [1]: 1 / valid
+  ExposedTime exposed_;  // communication that compute waited for
   std::deque<Readback> readbacks_;
 };
 
@@ -102,8 +104,8 @@ class TrainStep {
 Microbatch upload(Stream& stream, const HostMicrobatch& host, const Tensor& loss_sum, const Tensor& grad_scale);
 
 // Logits f32 [batch·sequence, V] of a forward pass without gradients.
-Tensor forward_logits(Stream& stream, const Transformer& model, const HostMicrobatch& host);
+Tensor forward_logits(Stream& stream, const Transformer& model, UnitHooks& hooks, const HostMicrobatch& host);
 // Those of the last position only, on the host: [V].
-std::vector<float> last_logits(Stream& stream, const Transformer& model, const HostMicrobatch& host);
+std::vector<float> last_logits(Stream& stream, const Transformer& model, UnitHooks& hooks, const HostMicrobatch& host);
 
 }  // namespace trireme

@@ -62,8 +62,9 @@ Trainer::Trainer(RankContext& rank, const Config& config, Console& console, Logg
 
 int64_t Trainer::prepare() {
   Stream& stream = rank_.stream();
-  model_ =
-      std::make_unique<Transformer>(stream, config_.model, plan_.precision.model_options(config_.data.sequence_length));
+  model_ = std::make_unique<Transformer>(
+      stream, config_.model,
+      plan_.precision.model_options(config_.data.sequence_length, config_.parallel, rank_.mesh()));
   const std::string& resume = config_.checkpoint.resume;
   std::optional<std::string> from;
   if (resume == "auto") {
@@ -84,7 +85,7 @@ int64_t Trainer::prepare() {
   } else {
     model_->initialize(stream, static_cast<uint64_t>(config_.run.seed));
   }
-  step_ = std::make_unique<TrainStep>(stream, rank_.data(), *model_, config_);
+  step_ = std::make_unique<TrainStep>(stream, rank_.groups(), *model_, config_);
   tune_gemms(rank_, config_, *step_, logger_);
 
   BatchPlanOptions options;
@@ -130,6 +131,11 @@ double Trainer::evaluate() {
 double Trainer::save(int64_t finished_steps) {
   const auto begin = Clock::now();
   const TraceRange range(rank_.stream(), "checkpoint");
+  if (model_->buckets().front()->stage() > 0) {
+    throw ConfigError({.what = "saving a sharded optimizer's state isn't built yet",
+                       .expected = "parallel.zero: 0 where a checkpoint is due",
+                       .where = "parallel.zero"});
+  }
   if (rank_.is_main()) {
     CheckpointState state;
     state.step = finished_steps;
@@ -143,7 +149,7 @@ double Trainer::save(int64_t finished_steps) {
 }
 
 void Trainer::fail_not_finite(const std::vector<HostMicrobatch>& microbatches, int64_t step) {
-  const std::string first = first_not_finite(rank_.stream(), *model_, microbatches);
+  const std::string first = first_not_finite(rank_.stream(), *model_, step_->hooks(), microbatches);
   throw NumbersError(
       {.what = "the loss or the gradient norm is not finite in step " + std::to_string(step),
        .found = first.empty() ? "" : "the first NaN or Inf in " + first,

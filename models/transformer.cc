@@ -21,33 +21,40 @@ Transformer::Transformer(Stream& stream, const ModelConfig& config, const Option
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     units_.push_back(std::make_unique<TransformerBlock>(config, layer, rotary));
   }
-  if (!config.tie_embeddings) {
-    head_table_ = Weight(make_matrix(ParameterNames::head(family), config.vocab_size, config.hidden_size, std));
-  }
+  head_table_ = config.tie_embeddings
+                    ? embedding_
+                    : Weight(make_matrix(ParameterNames::head(family), config.vocab_size, config.hidden_size, std));
   auto head = std::make_unique<LossHead>(make_norm(ParameterNames::final_norm(family), config.hidden_size, config),
-                                         config.tie_embeddings ? &embedding_ : &head_table_);
+                                         &head_table_);
   head_ = head.get();
   units_.push_back(std::move(head));
 
-  // One bucket for each unit; the embedding, which may be tied, in one of its own.
+  // One bucket for each unit; the embedding, which may be tied, in one of its own, and so its second use.
   add_bucket(stream, options, "embedding", {&embedding_});
   if (learned_positions) add_bucket(stream, options, "positions", {&positions_});
   for (const auto& unit : units_) {
     if (unit.get() == units_.front().get()) continue;
     std::vector<Weight*> weights = unit->weights();
-    std::erase(weights, &embedding_);
+    if (config.tie_embeddings) std::erase(weights, &head_table_);
     add_bucket(stream, options, unit->name(), weights);
   }
+  if (config.tie_embeddings) add_bucket(stream, options, "head table", {&head_table_}, buckets_.front().get());
 }
 
-void Transformer::add_bucket(Stream& stream, const Options& options, std::string name, std::vector<Weight*> weights) {
+void Transformer::add_bucket(Stream& stream, const Options& options, std::string name, std::vector<Weight*> weights,
+                             Bucket* values_of) {
   Bucket::Options bucket_options;
   bucket_options.compute = options.compute;
   bucket_options.gradients = options.gradients;
   bucket_options.states = options.states;
   bucket_options.with_master = options.with_master;
   bucket_options.with_optimizer_states = options.with_optimizer_states;
+  bucket_options.stage = options.zero;
+  bucket_options.num_shards = options.num_shards;
+  bucket_options.shard = options.shard;
+  bucket_options.values_of = values_of;
   buckets_.push_back(std::make_unique<Bucket>(stream, std::move(name), weights, bucket_options));
+  if (values_of != nullptr) return;
   for (Weight* weight : weights) {
     for (Parameter& part : weight->parts) parameters_.push_back({&part, buckets_.back().get()});
   }

@@ -8,9 +8,9 @@
 
 #include "core/config/config.h"
 #include "models/loss_head.h"
-#include "parallel/zero/bucket.h"
 #include "parallel/name_map.h"
 #include "parallel/unit.h"
+#include "parallel/zero/bucket.h"
 
 namespace trireme {
 
@@ -23,6 +23,10 @@ class Transformer {
     int64_t max_sequence = 0;   // longest sequence that will run, tokens; size of the rotary table
     bool with_optimizer_states = true;
     bool with_master = true;  // fp32 master weights beside bf16 ones
+    // parallel.zero, and this rank's place among those that share shards (bucket.h).
+    int zero = 0;
+    int64_t num_shards = 1;
+    int64_t shard = 0;
   };
 
   // Allocates everything; weights are zero until `initialize`. REQUIRES: the configuration was checked.
@@ -39,12 +43,13 @@ class Transformer {
   int64_t num_parameters() const;  // tied ones once, without padding
 
  private:
-  void add_bucket(Stream& stream, const Options& options, std::string name, std::vector<Weight*> weights);
+  void add_bucket(Stream& stream, const Options& options, std::string name, std::vector<Weight*> weights,
+                  Bucket* values_of = nullptr);
 
   ModelConfig config_;
   Weight embedding_;
   Weight positions_;
-  Weight head_table_;  // untied only
+  Weight head_table_;  // of its own, or (tied) the second use of the embedding
   std::vector<std::unique_ptr<Unit>> units_;
   LossHead* head_ = nullptr;
   std::vector<std::unique_ptr<Bucket>> buckets_;

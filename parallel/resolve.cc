@@ -6,7 +6,35 @@
 
 namespace trireme {
 
-Mesh resolve_mesh(const ParallelConfig& config, int64_t world_size, int64_t rank) {
+namespace {
+
+// The ranks that share shards, of `data` along the data axis.
+int64_t resolve_zero_group(const ParallelConfig& config, int64_t data, int64_t ranks_per_node) {
+  if (config.zero == 0 || config.zero_group == kZeroGroupAll) return data;
+  const bool node = config.zero_group == kZeroGroupNode;
+  const int64_t inner = config.tensor * config.context;  // neighbours on the other axes
+  const bool fits = !node || ranks_per_node % inner == 0;
+  const int64_t group = node ? std::min(data, std::max<int64_t>(1, ranks_per_node / inner)) : config.zero_group;
+  if (fits && data % group == 0) return group;
+  std::string legal;
+  for (int64_t n = 1; n <= data; ++n) {
+    if (data % n == 0) legal += (legal.empty() ? "" : ", ") + std::to_string(n);
+  }
+  std::string found = std::to_string(group);
+  if (node) {
+    found = "node: " + std::to_string(ranks_per_node) + " ranks on this one";
+    if (inner > 1) found += ", tensor × context " + std::to_string(inner);
+  }
+  throw ConfigError({.what = "parallel.zero_group doesn't divide the data degree",
+                     .expected = "a divisor of data " + std::to_string(data),
+                     .found = found,
+                     .where = "parallel.zero_group",
+                     .hint = "parallel.zero_group: all, or one of " + legal});
+}
+
+}  // namespace
+
+Mesh resolve_mesh(const ParallelConfig& config, int64_t world_size, int64_t rank, int64_t ranks_per_node) {
   const int64_t others = config.tensor * config.context * config.pipeline;
   const int64_t data = config.data.value_or(std::max<int64_t>(1, world_size / others));
   if (others * data != world_size) {
@@ -25,7 +53,8 @@ Mesh resolve_mesh(const ParallelConfig& config, int64_t world_size, int64_t rank
   Mesh::Degrees degrees;
   degrees.tensor = config.tensor;
   degrees.context = config.context;
-  degrees.data_shard = data;
+  degrees.data_shard = resolve_zero_group(config, data, ranks_per_node > 0 ? ranks_per_node : world_size);
+  degrees.data_replica = data / degrees.data_shard;
   degrees.pipeline = config.pipeline;
   return Mesh(degrees, rank);
 }

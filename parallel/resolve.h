@@ -6,8 +6,10 @@
 
 namespace trireme {
 
-// ConfigError with all degrees, the world size and the nearest legal choice where they don't multiply to it.
-Mesh resolve_mesh(const ParallelConfig& config, int64_t world_size, int64_t rank);
+// ConfigError with all degrees, the world size and the nearest legal choice where they don't multiply to it, and where
+// parallel.zero_group doesn't divide the data degree. `ranks_per_node` is what zero_group: node goes by; 0: all ranks are
+// on one node.
+Mesh resolve_mesh(const ParallelConfig& config, int64_t world_size, int64_t rank, int64_t ranks_per_node = 0);
 
 // Number of microbatches per step of each data rank. ConfigError where batch.global doesn't divide by
 // data degree × batch.micro, naming the nearest legal values.

@@ -61,9 +61,9 @@ StepRunner::StepRunner(RankContext& rank, const Config& config)
       sequence_(config.data.sequence_length),
       local_batch_(config.batch.global / rank.world_size()),
       num_microbatches_(resolve_microbatches(config.batch.global, config.batch.micro, rank.mesh().data_degree())),
-      model_(rank.stream(), config.model, precision_.model_options(config.data.sequence_length)) {
+      model_(rank.stream(), config.model, precision_.model_options(config.data.sequence_length, config.parallel, rank.mesh())) {
   model_.initialize(rank.stream(), static_cast<uint64_t>(config.run.seed));
-  step_ = std::make_unique<TrainStep>(rank.stream(), rank.data(), model_, config);
+  step_ = std::make_unique<TrainStep>(rank.stream(), rank.groups(), model_, config);
   // As the trainer does before the first step: libraries choose algorithms.
   if (rank.stream().asynchronous()) {
     step_->warm_up(local_batch_ / num_microbatches_, sequence_, config.data.mask_documents);
