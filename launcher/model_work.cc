@@ -12,7 +12,7 @@ ModelWork::ModelWork(const Transformer& model, const std::vector<RecomputeMode>&
     const auto end = first + static_cast<std::ptrdiff_t>(chunk.num_units);
     runners_.emplace(chunk.chunk,
                      StageRunner({units.begin() + first, units.begin() + end},
-                                 {recompute.begin() + first, recompute.begin() + end}, hooks, chunk.first_unit));
+                                 {recompute.begin() + first, recompute.begin() + end}, chunk.first_unit));
   }
 }
 

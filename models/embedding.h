@@ -20,6 +20,7 @@ class EmbeddingUnit final : public Unit {
   Tensor forward(Stream& stream, const Microbatch& microbatch, const Tensor& x, Stash& stash) override;
   Tensor backward_input(Stream& stream, const Microbatch& microbatch, const Tensor& dy, Stash& stash) override;
   void backward_weight(Stream& stream, const Microbatch& microbatch, Stash& stash) override;
+  bool reads_values_in_backward() const override { return false; }
 
  private:
   ops::VocabularyPart part() const;

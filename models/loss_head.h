@@ -29,6 +29,7 @@ class LossHead final : public Unit {
   Tensor forward(Stream& stream, const Microbatch& microbatch, const Tensor& x, Stash& stash) override;
   Tensor backward_input(Stream& stream, const Microbatch& microbatch, const Tensor& dy, Stash& stash) override;
   void backward_weight(Stream&, const Microbatch&, Stash&) override {}
+  bool gradients_in_forward() const override { return true; }
 
   // How the logits of a microbatch of `num_tokens` are cut: `tokens` exist at the same time, in `dtype`. On a GPU they
   // have the compute dtype, which halves what cross-entropy reads and lets the gradients take their place.

@@ -47,6 +47,12 @@ class Unit {
   // Writes or adds the gradients of `weights()` (Weight::accumulate_gradient), and leaves the stash empty.
   virtual void backward_weight(Stream& stream, const Microbatch& microbatch, Stash& stash) = 0;
 
+  // Whether `forward` makes the gradients of the weights already and the halves of backward touch neither them nor the
+  // weights' values (the loss head).
+  virtual bool gradients_in_forward() const { return false; }
+  // Whether backward, recomputation included, reads the values of the weights.
+  virtual bool reads_values_in_backward() const { return !gradients_in_forward(); }
+
   // Selective recomputation: outputs of norms and activation functions are dropped after forward and made again before
   // backward_input, with the same bits.
   virtual void drop_recomputable(Stash&) {}
