@@ -6,7 +6,7 @@
 
 #include "core/ops/elementwise.h"
 #include "core/random/philox.h"
-#include "launcher/train_step.h"
+#include "launcher/rank_model.h"
 #include "tests/training.h"
 
 namespace trireme::testing {
@@ -98,11 +98,11 @@ void perturb(RankContext& rank, Transformer& model) {
 
 void run_rank(RankContext& rank, const Config& config, const ZeroRun& run, ZeroResult& result) {
   Stream& stream = rank.stream();
-  const Precision precision = resolve_precision(config, stream.device());
-  Transformer model(stream, config.model, precision.model_options(kSequence, config.parallel, rank.mesh()));
+  RankModel rank_model(rank, config);
+  Transformer& model = rank_model.model;
+  TrainStep& step = rank_model.step;
   model.initialize(stream, static_cast<uint64_t>(config.run.seed));
   perturb(rank, model);
-  TrainStep step(stream, rank.groups(), model, config);
   const auto at = static_cast<size_t>(rank.rank());
   const bool first = rank.rank() == 0;
   for (int64_t s = 0; s < run.steps; ++s) {
