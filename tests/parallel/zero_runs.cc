@@ -84,7 +84,7 @@ TensorValues collect(RankContext& rank, const Transformer& model, Bucket::Buffer
 }
 
 // Weights away from their initial symmetry, by element number: the same in every layout.
-void perturb(RankContext& rank, Transformer& model) {
+void perturb(Transformer& model, Stream& stream) {
   for (const ParameterRef& ref : model.parameters()) {
     if (ref.parameter->role != Role::norm && ref.parameter->role != Role::bias) continue;
     std::vector<float> values(static_cast<size_t>(ref.parameter->shape.numel()));
@@ -92,17 +92,14 @@ void perturb(RankContext& rank, Transformer& model) {
     for (size_t i = 0; i < values.size(); ++i) {
       values[i] = static_cast<float>(ref.parameter->init.value + 0.03 * normal_at(key, i));
     }
-    ref.bucket->write(rank.stream(), *ref.parameter, Bucket::Buffer::master, values.data());
+    ref.bucket->write(stream, *ref.parameter, Bucket::Buffer::master, values.data());
   }
 }
 
-void run_rank(RankContext& rank, const Config& config, const ZeroRun& run, ZeroResult& result) {
-  Stream& stream = rank.stream();
-  const Precision precision = resolve_precision(config, stream.device());
-  Transformer model(stream, config.model, precision.model_options(kSequence, config.parallel, rank.mesh()));
-  model.initialize(stream, static_cast<uint64_t>(config.run.seed));
-  perturb(rank, model);
-  TrainStep step(stream, rank.groups(), model, config);
+void run_steps(ZeroRank on, const ZeroRun& run, ZeroResult& result) {
+  RankContext& rank = on.rank;
+  const Transformer& model = on.model;
+  TrainStep& step = on.step;
   const auto at = static_cast<size_t>(rank.rank());
   const bool first = rank.rank() == 0;
   for (int64_t s = 0; s < run.steps; ++s) {
@@ -111,11 +108,11 @@ void run_rank(RankContext& rank, const Config& config, const ZeroRun& run, ZeroR
     rank.recorder().clear();
     const auto begin = std::chrono::steady_clock::now();
     step.forward_backward(microbatches);
-    result.records[at] = rank.recorder().records();
     TensorValues gradients;
     if (run.collects) gradients = collect(rank, model, Bucket::Buffer::gradient);
     step.update(1e-3, s + 1);
     const StepNumbers numbers = step.take_numbers();
+    result.records[at] = rank.recorder().records();
     result.step_seconds[at] = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     result.exposed_seconds[at] = numbers.exposed_comm_seconds;
     const double evaluated = run.evaluates ? step.evaluate(microbatches) : 0;
@@ -146,8 +143,28 @@ double norm_of(const std::vector<float>& x) {
 
 }  // namespace
 
-ZeroResult run_zero(const TempDir& dir, const ZeroRun& run) {
+void with_zero_ranks(const TempDir& dir, const ZeroRun& run, const std::function<void(ZeroRank)>& body) {
   const Config config = config_of(dir, run);
+  ThreadWorldOptions options;
+  if (run.delay_seconds > 0) {
+    options.delay_seconds = [&](const std::string& group, const CommCall&) {
+      return group == "data_shard" ? run.delay_seconds : 0.0;
+    };
+  }
+  const auto on_rank = [&](Communicator& world) {
+    RankContext rank(config, world, LocalPlace{world.rank(), run.ranks});
+    Stream& stream = rank.stream();
+    const Precision precision = resolve_precision(config, stream.device());
+    Transformer model(stream, config.model, precision.model_options(kSequence, config.parallel, rank.mesh()));
+    model.initialize(stream, static_cast<uint64_t>(config.run.seed));
+    perturb(model, stream);
+    TrainStep step(stream, rank.groups(), model, config);
+    body({rank, model, step});
+  };
+  run_thread_ranks(run.ranks, on_rank, options);
+}
+
+ZeroResult run_zero(const TempDir& dir, const ZeroRun& run) {
   const auto n = static_cast<size_t>(run.ranks);
   ZeroResult result;
   result.memory.resize(n);
@@ -155,19 +172,7 @@ ZeroResult run_zero(const TempDir& dir, const ZeroRun& run) {
   result.records.resize(n);
   result.exposed_seconds.resize(n);
   result.step_seconds.resize(n);
-  ThreadWorldOptions options;
-  if (run.delay_seconds > 0) {
-    options.delay_seconds = [&](const std::string& group, const CommCall&) {
-      return group == "data_shard" ? run.delay_seconds : 0.0;
-    };
-  }
-  run_thread_ranks(
-      run.ranks,
-      [&](Communicator& world) {
-        RankContext rank(config, world, LocalPlace{world.rank(), run.ranks});
-        run_rank(rank, config, run, result);
-      },
-      options);
+  with_zero_ranks(dir, run, [&](ZeroRank rank) { run_steps(rank, run, result); });
   return result;
 }
 

@@ -2,12 +2,15 @@
 // and what each rank's memory and communication did meanwhile.
 #pragma once
 
-#include <array>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
 
 #include "core/device/allocator.h"
+#include "launcher/rank_context.h"
+#include "launcher/train_step.h"
+#include "models/transformer.h"
 #include "parallel/comm/flight_recorder.h"
 #include "tests/unit/data_testing.h"
 
@@ -50,6 +53,14 @@ struct ZeroResult {
 };
 
 ZeroResult run_zero(const TempDir& dir, const ZeroRun& run);
+
+// Calls `body` on every rank with a model of that layout.
+struct ZeroRank {
+  RankContext& rank;
+  Transformer& model;
+  TrainStep& step;
+};
+void with_zero_ranks(const TempDir& dir, const ZeroRun& run, const std::function<void(ZeroRank)>& body);
 
 // The largest ‖a − b‖ / max(‖b‖, 1e-4 · largest norm) over the tensors, and its name.
 std::pair<double, std::string> largest_difference(const TensorValues& a, const TensorValues& b);
