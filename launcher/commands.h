@@ -34,6 +34,23 @@ int tokenize_command(TokenizeOptions options);
 int inspect_command(const std::string& path, const std::string& tokenizer);
 int generate_command(const GenerateOptions& options);
 int probe_command(const ProbeOptions& options, const std::vector<std::string>& sets);
+
+struct VerifyArgs {
+  std::string config;             // path of the YAML file
+  std::vector<std::string> sets;  // key=value
+};
+int verify_command(const VerifyArgs& args);
+
+struct PlanArgs {
+  std::string config;             // path of the YAML file
+  std::vector<std::string> sets;  // key=value
+  std::optional<int64_t> gpus;    // ranks; none: as many as the degrees make, with one of `data: auto`
+  std::string times = "1:1:1";    // forward : backward input : backward weight of a layer
+  std::string timeline;           // an SVG to write, and JSON beside it; empty: none
+  bool json = false;              // the result for programs
+};
+int plan_command(const PlanArgs& args);
+
 int doctor_command();
 
 }  // namespace trireme

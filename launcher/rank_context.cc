@@ -16,7 +16,7 @@ namespace trireme {
 
 RankContext::RankContext(const Config& config, Communicator& world, LocalPlace place)
     : world_(world),
-      mesh_(resolve_mesh(config.parallel, world.size(), world.rank(), place.size)),
+      mesh_(resolve(config, world.size(), world.rank(), place.size)),
       device_(resolve_device(config, place)) {
   const int64_t threads = config.run.threads.value_or(default_threads(place.size));
   pool_ = std::make_unique<ThreadPool>(static_cast<int>(threads));
@@ -31,13 +31,15 @@ RankContext::RankContext(const Config& config, Communicator& world, LocalPlace p
     allocator_ = std::make_unique<CpuAllocator>();
     stream_ = std::make_unique<CpuStream>(*allocator_, *pool_);
   }
+  const bool nccl = device_.backend == CommBackend::nccl;
   const auto make = [&](const std::vector<int>& ranks, const std::string& name) -> std::unique_ptr<Communicator> {
-    if (device_.backend != CommBackend::nccl || ranks.size() == 1) return world_.split(ranks, name);
-    std::unique_ptr<Communicator> hosts = world_.split(ranks, name + " hosts");
-    if (hosts == nullptr) return nullptr;
+    auto hosts = world_.split(ranks, nccl ? name + " hosts" : name);
+    if (!nccl || ranks.size() < 2) return hosts;
     return make_nccl_communicator(std::move(hosts), name, *stream_, {.deterministic = config.run.deterministic});
   };
-  groups_ = std::make_unique<Groups>(mesh_, /*ring=*/config.parallel.virtual_stages > 1, make);
+  const bool ring = config.parallel.schedule == PipelineSchedule::interleaved && config.parallel.virtual_stages > 1;
+  groups_ = std::make_unique<Groups>(mesh_, ring, make);
+  tensor_ = TensorGroup(groups_->of({Axis::tensor}), config.parallel.sequence, config.parallel.overlap_tensor);
 }
 
 int default_threads(int local_size) {

@@ -14,6 +14,8 @@
 #include "parallel/comm/flight_recorder.h"
 #include "parallel/comm/mpi_runtime.h"
 #include "parallel/groups.h"
+#include "parallel/mesh.h"
+#include "parallel/tensor_group.h"
 
 namespace trireme {
 
@@ -32,6 +34,7 @@ class RankContext {
   ThreadPool& pool() { return *pool_; }
   Communicator& world() { return world_; }           // host memory
   const Groups& groups() const { return *groups_; }  // the device's memory
+  TensorGroup tensor_group() const { return tensor_; }
   FlightRecorder& recorder() { return world_.recorder(); }
   const Mesh& mesh() const { return mesh_; }
 
@@ -46,6 +49,7 @@ class RankContext {
   std::unique_ptr<Allocator> pinned_;  // GPU only
   std::unique_ptr<Stream> stream_;
   std::unique_ptr<Groups> groups_;
+  TensorGroup tensor_;
 };
 
 // Runs body(context) for this process: as a rank of MPI where mpirun or srun started it, else alone. When `body`

@@ -1,15 +1,19 @@
 // The first unit: token embedding, plus learned positions in GPT-2.
 #pragma once
 
+#include "core/ops/vocabulary_part.h"
 #include "models/layers.h"
+#include "parallel/tensor_group.h"
 #include "parallel/unit.h"
 
 namespace trireme {
 
 class EmbeddingUnit final : public Unit {
  public:
-  // `table` [V, C] may be shared with the loss head (tied); `positions` [P, C] may be nullptr. Both outlive the unit.
-  EmbeddingUnit(Weight* table, Weight* positions) : table_(table), positions_(positions) {}
+  // `table` [V, C], or this rank's rows of it, may be shared with the loss head (tied); `positions` [P, C] may be nullptr.
+  // Both outlive the unit. The first tensor rank adds the positions to its summand.
+  EmbeddingUnit(Weight* table, Weight* positions, const TensorGroup& tensor = {})
+      : table_(table), positions_(positions), tensor_(tensor) {}
 
   const std::string& name() const override { return name_; }
   std::vector<Weight*> weights() override;
@@ -19,9 +23,12 @@ class EmbeddingUnit final : public Unit {
   bool reads_values_in_backward() const override { return false; }
 
  private:
+  ops::VocabularyPart part() const;
+
   std::string name_ = "embedding";
   Weight* table_;
   Weight* positions_;
+  TensorGroup tensor_;
 };
 
 }  // namespace trireme

@@ -68,7 +68,7 @@ class Mesh {
   };
 
   // REQUIRES: all degrees >= 1 and 0 <= rank < their product (expert degrees fold and don't count);
-  // expert_tensor·expert divides tensor·context·data. User input is checked by `resolve_mesh`.
+  // expert_tensor·expert divides tensor·context·data. User input is checked by `resolve`.
   Mesh(const Degrees& degrees, int64_t rank);
 
   int64_t rank() const { return rank_; }
@@ -82,6 +82,9 @@ class Mesh {
   std::vector<int64_t> group(AxisSet axes) const;
   int64_t group_size(AxisSet axes) const;
   int64_t group_rank(AxisSet axes) const;  // this rank's place in group(axes)
+
+  // The mesh as the rank sees it that has `coordinate` on this axis, and else the same coordinates.
+  Mesh at(Axis axis, int64_t coordinate) const;
 
   int64_t data_degree() const { return group_size(kDataAxes); }
   int64_t data_rank() const { return group_rank(kDataAxes); }

@@ -28,6 +28,7 @@ Tensor StageRunner::forward(Stream& stream, const Microbatch& microbatch, const 
     hooks.before_forward(first_unit_ + i, keep, stream);
     hidden = units_[i]->forward(stream, microbatch, hidden, unit_stash);
     if (recompute_[i] == RecomputeMode::selective) units_[i]->drop_recomputable(unit_stash);
+    hooks.saw_output(first_unit_ + i, hidden);
     hooks.after_forward(first_unit_ + i, keep, stream);
   }
   return hidden;

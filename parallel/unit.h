@@ -26,6 +26,8 @@ struct Microbatch {
   bool with_gradients = true;  // false in evaluation: forward only
   Tensor grad_scale;           // f32 [1], of each token's loss: 1 / (valid tokens of the global batch); with gradients
   Tensor loss_sum;             // f64 [1]; the loss head adds the sum of its tokens' losses, unscaled
+  // f32 [N, rows of the head's table on this rank]; where defined, the loss head leaves its logits there.
+  Tensor logits;
 
   int64_t num_tokens() const { return batch * sequence; }
 };

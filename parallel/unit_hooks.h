@@ -8,6 +8,7 @@
 #include <cstddef>
 
 #include "core/device/device.h"
+#include "core/tensor/tensor.h"
 
 namespace trireme {
 
@@ -18,6 +19,8 @@ class UnitHooks {
   // From here on the values of the unit's weights can be read by work on `stream`; with gradients, also those can be
   // written by units that make them in forward (the loss head).
   virtual void before_forward(size_t unit, bool with_gradients, Stream& stream) = 0;
+  // What the unit gave, for those who want to look at it; comes before `after_forward`.
+  virtual void saw_output(size_t, const Tensor&) {}
   // The values aren't read again before `before_backward`. With gradients, those of a unit that makes them in forward are
   // complete for one more microbatch.
   virtual void after_forward(size_t unit, bool with_gradients, Stream& stream) = 0;

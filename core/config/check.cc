@@ -87,13 +87,9 @@ void check_consistent(const Config& config, const KeyPlaces& places) {
 
 void check_supported(const Config& config, const KeyPlaces& places) {
   const ParallelConfig& parallel = config.parallel;
-  require_degree_one(places, "parallel.tensor", parallel.tensor);
   require_degree_one(places, "parallel.context", parallel.context);
-  require_degree_one(places, "parallel.pipeline", parallel.pipeline);
-  require_degree_one(places, "parallel.virtual_stages", parallel.virtual_stages);
   require_degree_one(places, "parallel.expert", parallel.expert);
   require_degree_one(places, "parallel.expert_tensor", parallel.expert_tensor);
-  require_built(places, !parallel.sequence, "parallel.sequence", "true", "false");
 
   const PrecisionConfig& precision = config.precision;
   require_built(places, precision.compute != ComputeType::fp8, "precision.compute", "fp8", "auto");

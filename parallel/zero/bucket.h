@@ -149,6 +149,7 @@ class Bucket {
 struct ParameterRef {
   Parameter* parameter = nullptr;
   Bucket* bucket = nullptr;
+  bool speaks = true;  // of the ranks that hold equal copies, this one counts
 };
 
 }  // namespace trireme

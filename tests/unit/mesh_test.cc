@@ -3,11 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <functional>
 
-#include "core/error.h"
 #include "parallel/placement.h"
-#include "parallel/resolve.h"
 
 namespace trireme {
 namespace {
@@ -78,32 +75,6 @@ TEST(Placement, ListsTheAxesThatOweASum) {
   EXPECT_EQ(placement.partial_axes(), kDataAxes);
   EXPECT_EQ(placement[Axis::tensor].dim, 0);
   EXPECT_EQ(Placement{}.partial_axes(), AxisSet{});
-}
-
-std::string message_of(const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const ConfigError& error) {
-    return error.what();
-  }
-  return "no error";
-}
-
-TEST(Resolve, DegreesMustMultiplyToTheWorld) {
-  ParallelConfig config;
-  EXPECT_EQ(resolve_mesh(config, 6, 5).data_degree(), 6);
-  config.tensor = 4;
-  EXPECT_EQ(resolve_mesh(config, 8, 5).data_degree(), 2);
-  const std::string message = message_of([&] { resolve_mesh(config, 6, 0); });
-  EXPECT_NE(message.find("tensor 4"), std::string::npos) << message;
-  EXPECT_NE(message.find("6 ranks"), std::string::npos) << message;
-}
-
-TEST(Resolve, MicrobatchesMustDivideTheBatch) {
-  EXPECT_EQ(resolve_microbatches(24, 2, 3), 4);
-  const std::string message = message_of([] { resolve_microbatches(25, 2, 3); });
-  EXPECT_NE(message.find("24 or 30"), std::string::npos) << message;
-  EXPECT_NE(message_of([] { resolve_microbatches(2, 2, 3); }).find("batch.global: 6"), std::string::npos);
 }
 
 }  // namespace

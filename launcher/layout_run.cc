@@ -1,0 +1,232 @@
+#include "launcher/layout_run.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <span>
+
+#include "core/error.h"
+#include "core/ops/cross_entropy.h"
+#include "core/random/philox.h"
+#include "launcher/rank_context.h"
+#include "launcher/rank_model.h"
+#include "launcher/shrink.h"
+#include "parallel/resolve.h"
+
+namespace trireme {
+
+namespace {
+
+constexpr double kPerturbation = 0.03;
+
+// Norms and biases begin as constants, which hides what a wrong one would do.
+void perturb(Stream& stream, const std::vector<ParameterRef>& parameters, uint64_t seed) {
+  std::vector<float> values;
+  for (const ParameterRef& ref : parameters) {
+    const Parameter& parameter = *ref.parameter;
+    if (parameter.role != Role::norm && parameter.role != Role::bias) continue;
+    const uint64_t key = random_key(seed, "perturbation " + parameter.name);
+    values.resize(static_cast<size_t>(parameter.shape.numel()));
+    for (size_t i = 0; i < values.size(); ++i) {
+      values[i] = static_cast<float>(parameter.init.value + kPerturbation * normal_at(key, i));
+    }
+    ref.bucket->write(stream, parameter, Bucket::Buffer::master, values.data());
+  }
+}
+
+// Microbatch j of data rank d holds the sequences (j·DP + d)·micro … of a step.
+std::vector<HostMicrobatch> microbatches_of(const LayoutInput& in, int64_t step, int64_t micro, const Mesh& mesh) {
+  std::vector<HostMicrobatch> list;
+  const int64_t count = resolve_microbatches(in.batch, micro, mesh.data_degree());
+  for (int64_t j = 0; j < count; ++j) {
+    const int64_t sequence = (j * mesh.data_degree() + mesh.data_rank()) * micro;
+    const int64_t offset = (step * in.batch + sequence) * in.sequence;
+    list.push_back({micro, in.sequence, in.tokens.data() + offset, in.labels.data() + offset,
+                    in.positions.data() + offset, in.has_documents ? in.document_start.data() + offset : nullptr});
+  }
+  return list;
+}
+
+// Reads a rank's flight recorder step by step.
+class TrafficMeter {
+ public:
+  explicit TrafficMeter(FlightRecorder& recorder) : recorder_(recorder) { skip(); }
+
+  // What was called since the last time.
+  std::vector<Traffic> take() {
+    const std::vector<FlightRecord> records = recorder_.records();
+    TRIREME_CHECK(recorder_.num_records() - first_ == static_cast<int64_t>(records.size()),
+                  "the recorder is too small");
+    std::vector<Traffic> list;
+    for (const FlightRecord& record : records) add(list, record);
+    skip();
+    return list;
+  }
+
+ private:
+  static void add(std::vector<Traffic>& list, const FlightRecord& record) {
+    auto row = std::find_if(list.begin(), list.end(), [&](const Traffic& t) {
+      return t.op == record.op && t.group == record.group && t.group_size == record.group_size;
+    });
+    if (row == list.end()) row = list.insert(row, {record.op, record.group, record.group_size});
+    ++row->calls;
+    row->bytes += record.bytes;
+    row->largest_bytes = std::max(row->largest_bytes, record.bytes);
+  }
+
+  void skip() {
+    recorder_.clear();
+    first_ = recorder_.num_records();
+  }
+
+  FlightRecorder& recorder_;
+  int64_t first_ = 0;
+};
+
+// What the ranks put together.
+struct Gathered {
+  explicit Gathered(int ranks) : records(static_cast<size_t>(ranks)), numbers(static_cast<size_t>(ranks)) {}
+
+  GlobalCollector initial{"initial value"};
+  GlobalCollector gradients{"gradient"};
+  GlobalCollector weights{"updated weight"};
+  std::vector<RankRecord> records;
+  std::vector<std::vector<StepNumbers>> numbers;  // by rank and step
+};
+
+void run_rank_of_layout(RankContext& rank, const Config& config, const LayoutInput& input, Gathered& gathered) {
+  Stream& stream = rank.stream();
+  const auto place = static_cast<size_t>(rank.rank());
+  const auto seed = static_cast<uint64_t>(config.run.seed);
+  RankModel rank_model(rank, config);
+  Transformer& model = rank_model.model;
+  TrainStep& step = rank_model.step;
+  model.initialize(stream, seed);
+  perturb(stream, model.parameters(), seed);
+  gathered.initial.add(stream, model.parameters(), Bucket::Buffer::master, rank.rank());
+
+  RankRecord& record = gathered.records[place];
+  record.mesh = rank.mesh();
+  TrafficMeter meter(rank.recorder());
+  for (int64_t s = 0; s < input.steps; ++s) {
+    rank.recorder().set_step(s + 1);
+    step.forward_backward(microbatches_of(input, s, config.batch.micro, rank.mesh()));
+    if (s == 0) gathered.gradients.add(stream, model.parameters(), Bucket::Buffer::gradient, rank.rank());
+    step.update(config.optimizer.lr, s + 1);
+    gathered.numbers[place].push_back(step.take_numbers());
+    record.traffic.push_back(meter.take());
+  }
+  gathered.weights.add(stream, model.parameters(), Bucket::Buffer::master, rank.rank());
+  record.memory = rank.allocator().stats();
+}
+
+bool same_bits(double a, double b) { return a == b || (std::isnan(a) && std::isnan(b)); }
+
+double relative(double value, double reference) {
+  if (value == reference) return 0;
+  const double error = std::abs(value - reference) / std::abs(reference);
+  return std::isfinite(error) ? error : std::numeric_limits<double>::infinity();
+}
+
+double worst_relative(const std::vector<double>& values, const std::vector<double>& reference) {
+  double worst = values.size() == reference.size() ? 0 : std::numeric_limits<double>::infinity();
+  for (size_t i = 0; i < std::min(values.size(), reference.size()); ++i) {
+    worst = std::max(worst, relative(values[i], reference[i]));
+  }
+  return worst;
+}
+
+}  // namespace
+
+LayoutInput make_layout_input(const Config& config, int64_t steps, uint64_t seed) {
+  LayoutInput in;
+  in.steps = steps;
+  in.batch = config.batch.global;
+  in.sequence = config.data.sequence_length;
+  in.has_documents = config.data.mask_documents;
+  const auto n = static_cast<size_t>(in.steps * in.batch * in.sequence);
+  const uint64_t token_key = random_key(seed, "tokens");
+  const uint64_t ignored_key = random_key(seed, "ignored labels");
+  const uint64_t document_key = random_key(seed, "documents");
+  const auto vocab = static_cast<uint64_t>(config.model.vocab_size);
+  in.tokens.resize(n);
+  in.labels.resize(n);
+  in.positions.resize(n);
+  in.document_start.resize(n);
+  for (size_t i = 0; i < n; ++i) {
+    const auto place = static_cast<int32_t>(i % static_cast<size_t>(in.sequence));
+    in.tokens[i] = static_cast<int32_t>(uniform_below(token_key, i, vocab));
+    in.labels[i] = static_cast<int32_t>(uniform_below(token_key, i + 1, vocab));
+    const bool empty_sequence =
+        in.batch >= 4 && i / static_cast<size_t>(in.sequence) % static_cast<size_t>(in.batch) == 2;
+    if (empty_sequence || uniform_below(ignored_key, i, 10) == 0) in.labels[i] = ops::kIgnoredLabel;
+    const bool begins = place == 0 || (in.has_documents && uniform_below(document_key, i, 6) == 0);
+    in.positions[i] = begins ? 0 : in.positions[i - 1] + 1;
+    in.document_start[i] = place - in.positions[i];
+  }
+  return in;
+}
+
+LayoutResult run_layout(const Config& config, const LayoutInput& input, const ThreadWorldOptions& world) {
+  TRIREME_CHECK(input.batch == config.batch.global && input.sequence == config.data.sequence_length);
+  const auto ranks = static_cast<int>(num_ranks(config.parallel));
+  Gathered gathered(ranks);
+  run_thread_ranks(
+      ranks,
+      [&](Communicator& communicator) {
+        RankContext rank(config, communicator, LocalPlace{communicator.rank(), ranks});
+        run_rank_of_layout(rank, config, input, gathered);
+      },
+      world);
+
+  LayoutResult result;
+  for (const StepNumbers& numbers : gathered.numbers.front()) {
+    result.loss.push_back(numbers.loss);
+    result.grad_norm.push_back(numbers.grad_norm);
+  }
+  for (size_t r = 1; r < gathered.numbers.size(); ++r) {
+    for (size_t s = 0; s < result.loss.size(); ++s) {
+      const StepNumbers& other = gathered.numbers[r][s];
+      if (same_bits(other.loss, result.loss[s]) && same_bits(other.grad_norm, result.grad_norm[s])) continue;
+      result.findings.push_back("rank " + std::to_string(r) +
+                                " has another loss or gradient norm than rank 0 in step " + std::to_string(s + 1) +
+                                ": " + std::to_string(other.loss) + ", " + std::to_string(other.grad_norm));
+    }
+  }
+  for (const GlobalCollector* collector : {&gathered.initial, &gathered.gradients, &gathered.weights}) {
+    for (std::string& text : collector->findings()) result.findings.push_back(std::move(text));
+  }
+  result.initial = gathered.initial.take();
+  result.gradients = gathered.gradients.take();
+  result.weights = gathered.weights.take();
+  result.ranks = std::move(gathered.records);
+  return result;
+}
+
+Config one_rank(const Config& config) {
+  Config one = config;
+  one.parallel = {.data = 1, .backend = config.parallel.backend};
+  one.recompute = {};
+  return one;
+}
+
+bool LayoutComparison::within(double tolerance) const {
+  return loss <= tolerance && grad_norm <= tolerance && worst_gradient() <= tolerance && worst_weight() <= tolerance &&
+         unmoved.empty() && findings.empty();
+}
+
+LayoutComparison compare(const LayoutResult& result, const LayoutResult& reference, double learning_rate) {
+  LayoutComparison c;
+  c.loss = worst_relative(result.loss, reference.loss);
+  c.grad_norm = worst_relative(result.grad_norm, reference.grad_norm);
+  c.gradients = compare_tensors(result.gradients, reference.gradients);
+  c.weights = compare_tensors(result.weights, reference.weights);
+  c.unmoved = unmoved(reference.initial, result.weights, reference.gradients, learning_rate);
+  c.findings = result.findings;
+  for (const TensorError& e : compare_tensors(result.initial, reference.initial)) {
+    if (e.error != 0) c.findings.push_back("the initial values of " + e.name + " differ from those of one rank");
+  }
+  return c;
+}
+
+}  // namespace trireme

@@ -1,0 +1,172 @@
+#include "launcher/shrink.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "core/error.h"
+#include "parallel/resolve.h"
+
+namespace trireme {
+
+namespace {
+
+// With replicas of the shards beyond the sharding group.
+bool has_replicas(const ParallelConfig& c) {
+  if (c.zero == 0 || c.zero_group == kZeroGroupAll) return false;
+  return c.zero_group == kZeroGroupNode ? c.data.value_or(4) > 2 : c.zero_group < c.data.value_or(INT64_MAX);
+}
+
+int64_t smallest_divisor(int64_t n) {
+  for (int64_t d = 2; d <= n / d; ++d) {
+    if (n % d == 0) return d;
+  }
+  return n;
+}
+
+// Every degree named, and few ranks. Expert layers fold the ranks of the others, so that their degrees make none.
+ParallelConfig shrink_degrees(const ParallelConfig& given) {
+  ParallelConfig c = given;
+  const bool shards_in_groups = has_replicas(given) && given.zero_group != 1;
+  const int64_t least_data = shards_in_groups ? 4 : 2;  // two groups of two
+  c.data = given.data.value_or(least_data);
+  for (int64_t* degree : {&*c.data, &c.context, &c.pipeline, &c.tensor}) {
+    const int64_t least = degree == &*c.data ? least_data : 2;
+    const int64_t others = num_ranks(c) / *degree;
+    if (*degree > least && *degree > kMaxShrunkenRanks / others) {
+      *degree = std::max(least, kMaxShrunkenRanks / others);
+    }
+  }
+  if (!has_replicas(given)) {
+    c.zero_group = kZeroGroupAll;
+  } else if (shards_in_groups && (c.data != given.data || given.zero_group == kZeroGroupNode)) {
+    if (c.data != given.data) c.data = *c.data / 2 * 2;
+    c.zero_group = smallest_divisor(*c.data);
+  }
+  return c;
+}
+
+// The entry of a list of `to` that stands where entry `i` of a list of `from` does, both ends kept.
+size_t place_in(size_t i, size_t from, size_t to) {
+  if (i + 1 == from) return to - 1;
+  return i < to - 1 ? i : std::max<size_t>(to, 2) - 2;
+}
+
+// One layer for each chunk, two where a given list has more than elsewhere, none where it has none.
+void shrink_stages(const Config& config, Config& small) {
+  const std::vector<int64_t> given = resolve_stages(config);
+  const auto chunks = static_cast<size_t>(small.parallel.pipeline * resolve_virtual_stages(small.parallel));
+  const auto [least, most] = std::minmax_element(given.begin(), given.end());
+  const bool uneven = *most > std::max<int64_t>(*least, 1);
+  std::vector<int64_t> stages(chunks);
+  for (size_t i = 0; i < chunks; ++i) {
+    const int64_t n = given[place_in(i, chunks, given.size())];
+    stages[i] = n == 0 ? 0 : uneven && n == *most ? 2 : 1;
+  }
+  small.model.num_layers = std::accumulate(stages.begin(), stages.end(), int64_t{0});
+  if (config.parallel.stages) {
+    small.parallel.stages = stages;
+  } else {
+    // A split that doesn't come out even stays one.
+    small.model.num_layers = static_cast<int64_t>(chunks) + (uneven && chunks > 1 ? 1 : 0);
+  }
+  if (chunks == 1) small.model.num_layers = std::min<int64_t>(config.model.num_layers, 2);
+  if (chunks == 1 && config.parallel.stages) small.parallel.stages = std::vector<int64_t>{small.model.num_layers};
+}
+
+Config with(Config config, ParallelConfig parallel) {
+  config.parallel = std::move(parallel);
+  return config;
+}
+
+// A small multiple of `unit` near `target`; `off` makes it none.
+int64_t multiple_near(int64_t target, int64_t unit, bool off) {
+  const int64_t whole = std::max<int64_t>(1, target / unit) * unit;
+  return off && unit > 1 ? whole + unit - 3 : whole;
+}
+
+void shrink_model(const Config& config, Config& small) {
+  const ModelConfig& from = config.model;
+  ModelConfig& m = small.model;
+  const int64_t tensor = small.parallel.tensor;
+  const int64_t from_tensor = config.parallel.tensor;
+  const int64_t queries = from.num_heads / from.num_kv_heads;  // of each kv-head
+  m.num_kv_heads = tensor * (from.num_kv_heads > from_tensor && tensor < 4 ? 2 : 1);
+  m.num_heads = m.num_kv_heads * (queries > 1 && queries % 2 == 1 ? 3 : std::min<int64_t>(queries, 2));
+  m.head_dim = 8;
+  m.hidden_size = m.num_heads * m.head_dim;
+  if (from.hidden_size != from.num_heads * from.head_dim) m.hidden_size += 8;
+  const int64_t granule = 8;  // of split dims in memory
+  const double ratio = static_cast<double>(from.ffn_size) / static_cast<double>(from.hidden_size);
+  const auto width = static_cast<int64_t>(std::min(ratio, 3.0) * static_cast<double>(m.hidden_size));
+  m.ffn_size = multiple_near(width, granule * tensor, from.ffn_size % (granule * from_tensor) != 0);
+  m.vocab_size = multiple_near(96, granule * tensor, from.vocab_size % (granule * from_tensor) != 0);
+  const bool longer = from.max_positions > config.data.sequence_length;
+  small.data.sequence_length = config.data.sequence_length % from_tensor == 0 && config.data.sequence_length % 2 == 0
+                                   ? 16
+                                   : 17;  // no multiple of any tensor degree above 1 but 17's
+  m.max_positions = small.data.sequence_length + (longer ? 7 : 0);
+}
+
+void shrink_batch(const Config& config, Config& small) {
+  const ParallelConfig& p = config.parallel;
+  const int64_t data = p.data.value_or(1);
+  const int64_t micro = config.batch.micro;
+  const int64_t count = p.data ? resolve_microbatches(config.batch.global, micro, data)
+                               : std::max<int64_t>(1, config.batch.global / (micro * *small.parallel.data));
+  const int64_t group = p.microbatch_group.value_or(p.pipeline);
+  if (small.parallel.microbatch_group) {
+    // As far above the pipeline degree as before, but at most by one.
+    *small.parallel.microbatch_group = small.parallel.pipeline + std::clamp<int64_t>(group - p.pipeline, 0, 1);
+  }
+  const int64_t small_group = small.parallel.microbatch_group.value_or(small.parallel.pipeline);
+  int64_t small_count = std::min<int64_t>(count, 3);
+  if (small_group > 1) {
+    const int64_t rest = std::min(count % group, small_group - 1);
+    small_count = std::max<int64_t>(1, std::min<int64_t>(count / group, 2) * small_group + rest);
+  }
+  small.batch.micro = std::min<int64_t>(micro, 2);
+  small.batch.global = small_count * small.batch.micro * *small.parallel.data;
+  small.batch.ramp.reset();
+}
+
+}  // namespace
+
+int64_t num_ranks(const ParallelConfig& c) {
+  int64_t ranks = 1;
+  for (const int64_t degree : {c.data.value_or(1), c.tensor, c.context, c.pipeline}) {
+    if (!__builtin_mul_overflow(ranks, degree, &ranks) && ranks < int64_t{1} << 40) continue;
+    throw ConfigError({.what = "the degrees of parallelism make more ranks than any machine has",
+                       .where = "parallel",
+                       .hint = "smaller degrees"});
+  }
+  return ranks;
+}
+
+Config shrink(const Config& config) {
+  // Whatever is wrong with the given layout is said of it, not of the shrunken one. Any data degree does where none is
+  // given.
+  ParallelConfig given = config.parallel;
+  if (!given.data) given.data = std::max<int64_t>(1, given.zero_group);
+  resolve(with(config, given), num_ranks(given), 0, num_ranks(given));
+
+  Config small = with(config, shrink_degrees(config.parallel));
+  shrink_stages(config, small);
+  shrink_model(config, small);
+  shrink_batch(config, small);
+  if (config.recompute.layers) {
+    const int64_t all = config.model.num_layers;
+    const int64_t some = (*config.recompute.layers * small.model.num_layers + all - 1) / std::max<int64_t>(1, all);
+    const bool part = *config.recompute.layers > 0 && *config.recompute.layers < all;
+    small.recompute.layers =
+        part ? std::clamp<int64_t>(some, 1, std::max<int64_t>(1, small.model.num_layers - 1)) : some;
+  }
+  small.optimizer.lr = 1e-3;
+  small.optimizer.eps = 1e-5;
+  small.optimizer.schedule = {.type = LrScheduleType::constant};
+  small.run.threads = 1;
+  small.checkpoint.init_from.reset();
+  resolve(small, num_ranks(small.parallel), 0, num_ranks(small.parallel));
+  return small;
+}
+
+}  // namespace trireme

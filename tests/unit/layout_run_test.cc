@@ -1,0 +1,65 @@
+// Whole tensors out of what ranks hold, and the measure by which runs are compared. Whole layouts: tests/parallel.
+#include "launcher/layout_run.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "core/ops/cross_entropy.h"
+#include "launcher/shrink.h"
+
+namespace trireme {
+namespace {
+
+TEST(CompareTensors, MeasuresAgainstTheNormOrTheFloor) {
+  const GlobalTensors reference = {{"large", {3, 4}}, {"small", {0, 0}}, {"same", {1, 1}}};
+  GlobalTensors tensors = reference;
+  tensors["large"] = {3, 4.5};    // 0.5 of 5
+  tensors["small"] = {1e-4f, 0};  // of the floor 5e-4
+  const std::vector<TensorError> errors = compare_tensors(tensors, reference);
+  ASSERT_EQ(errors.size(), 3u);
+  EXPECT_EQ(errors[0].name, "small");
+  EXPECT_NEAR(errors[0].error, 0.2, 1e-6);
+  EXPECT_EQ(errors[1].name, "large");
+  EXPECT_NEAR(errors[1].error, 0.1, 1e-12);
+  EXPECT_EQ(errors[2].error, 0);
+}
+
+TEST(CompareTensors, WhatIsMissingOrNotANumberIsInfinitelyWrong) {
+  const GlobalTensors reference = {{"a", {1}}};
+  EXPECT_TRUE(std::isinf(compare_tensors({}, reference).front().error));
+  EXPECT_TRUE(std::isinf(compare_tensors({{"a", {NAN}}}, reference).front().error));
+  EXPECT_TRUE(std::isinf(compare_tensors({{"a", {1, 2}}}, reference).front().error));
+  EXPECT_TRUE(std::isinf(compare_tensors({{"a", {1}}, {"b", {1}}}, reference).front().error));
+}
+
+TEST(CompareTensors, SaysWhatDidNotMove) {
+  const GlobalTensors before = {{"a", {1, 1}}, {"b", {1, 1}}, {"c", {1, 1}}};
+  const GlobalTensors after = {{"a", {1.001f, 1}}, {"b", {1.00001f, 1}}, {"c", {1, 1}}};
+  const GlobalTensors gradients = {{"a", {1, 1}}, {"b", {1, 1}}, {"c", {1e-6f, 1e-6f}}};
+  EXPECT_EQ(unmoved(before, after, gradients, 1e-3), std::vector<std::string>{"b"});
+}
+
+TEST(LayoutInput, IsAFunctionOfSeedAndSizes) {
+  Config config;
+  config.model.vocab_size = 50;
+  config.batch = {.global = 6, .micro = 1};
+  config.data = {.sequence_length = 20, .mask_documents = true};
+  const LayoutInput a = make_layout_input(config, 2, 1);
+  EXPECT_EQ(a.tokens, make_layout_input(config, 2, 1).tokens);
+  EXPECT_NE(a.tokens, make_layout_input(config, 2, 2).tokens);
+  ASSERT_EQ(a.labels.size(), 240u);
+  int64_t ignored = 0;
+  for (size_t i = 0; i < a.labels.size(); ++i) {
+    EXPECT_LT(a.tokens[i], 50);
+    ignored += a.labels[i] == ops::kIgnoredLabel;
+    const auto place = static_cast<int32_t>(i % 20);
+    EXPECT_EQ(a.positions[i], place - a.document_start[i]);
+    EXPECT_EQ(i / 20 % 6 == 2 && a.labels[i] != ops::kIgnoredLabel, false) << "one sequence without labels";
+  }
+  EXPECT_GT(ignored, 40);
+  EXPECT_LT(ignored, 100);
+}
+
+}  // namespace
+}  // namespace trireme
