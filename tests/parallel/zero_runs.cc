@@ -6,7 +6,8 @@
 
 #include "core/ops/elementwise.h"
 #include "core/random/philox.h"
-#include "launcher/train_step.h"
+#include "launcher/rank_model.h"
+#include "parallel/zero/unit_buckets.h"
 #include "tests/training.h"
 
 namespace trireme::testing {
@@ -132,7 +133,18 @@ void run_steps(ZeroRank on, const ZeroRun& run, ZeroResult& result) {
   result.weights = std::move(weights);
   result.first_moments = std::move(m);
   result.second_moments = std::move(v);
-  for (const Bucket* bucket : model.buckets()) result.bucket_elements.push_back(bucket->numel());
+  const std::vector<Bucket*> buckets = model.buckets();
+  const std::vector<Unit*> units = model.units();
+  result.num_buckets = std::ssize(buckets);
+  for (const Bucket* bucket : buckets) {
+    result.elements += bucket->numel();
+    result.owned_elements += bucket->values_of() == nullptr ? bucket->numel() : 0;
+  }
+  const auto used = buckets_of_units(units, buckets);
+  for (size_t u = 0; u < units.size(); ++u) {
+    for (const size_t b : used[u])
+      result.read_elements += buckets[b]->numel() * (units[u]->reads_values_in_backward() ? 2 : 1);
+  }
 }
 
 double norm_of(const std::vector<float>& x) {
@@ -153,13 +165,10 @@ void with_zero_ranks(const TempDir& dir, const ZeroRun& run, const std::function
   }
   const auto on_rank = [&](Communicator& world) {
     RankContext rank(config, world, LocalPlace{world.rank(), run.ranks});
-    Stream& stream = rank.stream();
-    const Precision precision = resolve_precision(config, stream.device());
-    Transformer model(stream, config.model, precision.model_options(kSequence, config.parallel, rank.mesh()));
-    model.initialize(stream, static_cast<uint64_t>(config.run.seed));
-    perturb(model, stream);
-    TrainStep step(stream, rank.groups(), model, config);
-    body({rank, model, step});
+    RankModel on(rank, config);
+    on.model.initialize(rank.stream(), static_cast<uint64_t>(config.run.seed));
+    perturb(on.model, rank.stream());
+    body({rank, on.model, on.step});
   };
   run_thread_ranks(run.ranks, on_rank, options);
 }

@@ -41,9 +41,12 @@ struct ZeroResult {
   std::vector<MemoryStats> memory;                 // behind the last step
   std::vector<std::vector<int64_t>> allocations;   // calls into the system, behind each step
   std::vector<std::vector<FlightRecord>> records;  // of the last step
-  std::vector<int64_t> bucket_elements;            // with padding
-  std::vector<double> exposed_seconds;             // of the last step
-  std::vector<double> step_seconds;                // of the last step
+  int64_t num_buckets = 0;
+  int64_t elements = 0;        // of all buckets, with padding
+  int64_t owned_elements = 0;  // of those with values of their own: without the second use of a tied table
+  int64_t read_elements = 0;   // in a microbatch: each unit's once for forward, and for backward if that reads them
+  std::vector<double> exposed_seconds;  // of the last step
+  std::vector<double> step_seconds;     // of the last step
 
   bool same_bits(const ZeroResult& other) const {
     return losses == other.losses && norms == other.norms && eval_losses == other.eval_losses &&

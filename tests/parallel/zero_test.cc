@@ -2,10 +2,9 @@
 // communication of the stage that was asked for.
 #include <gtest/gtest.h>
 
-#include <algorithm>
-#include <numeric>
 #include <set>
 
+#include "parallel/zero/unit_buckets.h"
 #include "tests/parallel/zero_runs.h"
 
 namespace trireme {
@@ -190,29 +189,19 @@ TEST_F(Zero, TheTrafficIsThatOfTheStage) {
         const int ranks = hybrid ? 4 : 2;
         const ZeroResult r =
             run({.model = model, .ranks = ranks, .global = ranks * microbatches, .micro = 1, .steps = 3, .sets = sets});
-        const int64_t elements = std::accumulate(r.bucket_elements.begin(), r.bucket_elements.end(), int64_t{0});
-        const auto buckets = std::ssize(r.bucket_elements);
-        // The embedding's values are read in forward only; the head's too, in a second use of the embedding's if tied.
-        const int64_t table = r.bucket_elements.front();
-        const int64_t head = r.bucket_elements[static_cast<size_t>(buckets) - (model == std::string("tied") ? 2 : 1)];
         for (const std::vector<FlightRecord>& records : r.records) {
           const Traffic reduced = traffic(records, CommOp::all_reduce, "data_shard");
           const Traffic scattered = traffic(records, CommOp::reduce_scatter, "data_shard");
           const Traffic gathered = traffic(records, CommOp::all_gather, "data_shard");
           const Traffic replicas = traffic(records, CommOp::all_reduce, "data_replica");
-          EXPECT_EQ(reduced.bytes, stage == 0 ? 4 * elements : 0);
-          EXPECT_EQ(reduced.calls, stage == 0 ? buckets : 0);
-          EXPECT_EQ(scattered.bytes, stage == 0 ? 0 : 4 * elements * (stage == 1 ? 1 : microbatches));
-          EXPECT_EQ(replicas.bytes, hybrid && stage > 0 ? 4 * elements / 2 : 0);
-          EXPECT_EQ(replicas.calls, hybrid && stage > 0 ? buckets : 0);
-          const bool tied = model == std::string("tied");
+          EXPECT_EQ(reduced.bytes, stage == 0 ? 4 * r.elements : 0);
+          EXPECT_EQ(reduced.calls, stage == 0 ? r.num_buckets : 0);
+          EXPECT_EQ(scattered.bytes, stage == 0 ? 0 : 4 * r.elements * (stage == 1 ? 1 : microbatches));
+          EXPECT_EQ(replicas.bytes, hybrid && stage > 0 ? 4 * r.elements / 2 : 0);
+          EXPECT_EQ(replicas.calls, hybrid && stage > 0 ? r.num_buckets : 0);
           int64_t expected = 0;
-          if (stage == 1 || stage == 2) expected = tied ? elements - table : elements;
-          if (stage == 3) {
-            const int64_t blocks = elements - (tied ? 2 * table : table) - head;
-            // Per microbatch: every block for forward and for backward, the table once (tied: twice), the head once.
-            expected = microbatches * (2 * blocks + (tied ? 2 : 1) * table + head);
-          }
+          if (stage == 1 || stage == 2) expected = r.owned_elements;  // after the update
+          if (stage == 3) expected = microbatches * r.read_elements;
           EXPECT_EQ(gathered.bytes, 4 * expected);
         }
       }
@@ -222,9 +211,8 @@ TEST_F(Zero, TheTrafficIsThatOfTheStage) {
 
 TEST_F(Zero, WithoutGatheringAgainEachUnitIsGatheredOnceAStep) {
   const ZeroResult r = run({.ranks = 2, .micro = 1, .steps = 3, .sets = {zero(3), "parallel.keep_gathered=step"}});
-  const int64_t elements = std::accumulate(r.bucket_elements.begin(), r.bucket_elements.end(), int64_t{0});
   for (const std::vector<FlightRecord>& records : r.records) {
-    EXPECT_EQ(traffic(records, CommOp::all_gather, "data_shard").bytes, 4 * elements);
+    EXPECT_EQ(traffic(records, CommOp::all_gather, "data_shard").bytes, 4 * r.owned_elements);
   }
 }
 
@@ -236,18 +224,28 @@ TEST_F(Zero, GatheredValuesComeAndGo) {
       return on.rank.allocator().stats().live_bytes[static_cast<size_t>(MemoryTag::parameters)];
     };
     const std::vector<Unit*> units = on.model.units();
-    const std::vector<Bucket*> buckets = on.model.buckets();  // embedding, three blocks, head, the head's table
-    const auto bytes = [&](size_t b) { return buckets[b]->numel() * 4; };
+    const std::vector<Bucket*> buckets = on.model.buckets();
+    const auto used = buckets_of_units(units, buckets);
+    // A unit's own values; the head's table is the embedding's.
+    const auto owners = [&](size_t u) {
+      std::set<const Bucket*> set;
+      for (const size_t b : used[u]) {
+        set.insert(buckets[b]->values_of() != nullptr ? buckets[b]->values_of() : buckets[b]);
+      }
+      return set;
+    };
+    DataParallel hooks(units, buckets, on.rank.groups(), {.prefetch = 1});
     const int64_t shards = live();
     for (size_t u = 0; u < units.size(); ++u) {
-      on.step.hooks().before_forward(u, /*with_gradients=*/false, stream);
-      // The unit's own and the next one's; the head's table is the embedding's.
-      int64_t there = bytes(u);
-      if (u + 1 < units.size()) there += bytes(u + 1);
-      if (u + 2 >= units.size()) there += bytes(0);
-      EXPECT_EQ(live(), shards + there) << "unit " << u;
+      hooks.before_forward(u, /*with_gradients=*/false, stream);
+      // The unit's and the next one's.
+      std::set<const Bucket*> there = owners(u);
+      if (u + 1 < units.size()) there.merge(owners(u + 1));
+      int64_t bytes = 0;
+      for (const Bucket* bucket : there) bytes += bucket->numel() * 4;
+      EXPECT_EQ(live(), shards + bytes) << "unit " << u;
       for (const Weight* weight : units[u]->weights()) EXPECT_TRUE(weight->value.defined());
-      on.step.hooks().after_forward(u, /*with_gradients=*/false, stream);
+      hooks.after_forward(u, /*with_gradients=*/false, stream);
       for (const Weight* weight : units[u]->weights()) EXPECT_FALSE(weight->value.defined());
     }
     EXPECT_EQ(live(), shards);
@@ -270,15 +268,14 @@ TEST_F(Zero, MemoryIsThatOfTheStage) {
         SCOPED_TRACE(std::string(c.precision) + zero(stage) + model);
         const ZeroResult r =
             run({.model = model, .ranks = ranks, .micro = 1, .sets = {c.precision, zero(stage)}, .evaluates = true});
-        const int64_t all = std::accumulate(r.bucket_elements.begin(), r.bucket_elements.end(), int64_t{0});
-        const int64_t owned = all - (model == std::string("tied") ? r.bucket_elements.back() : 0);
         const auto share = [&](int from, int64_t n) { return stage >= from ? n / ranks : n; };
         for (const MemoryStats& memory : r.memory) {
           const auto live = [&](MemoryTag tag) { return memory.live_bytes[static_cast<size_t>(tag)]; };
-          EXPECT_GE(live(MemoryTag::parameters), share(3, owned) * c.value);
-          EXPECT_LE(live(MemoryTag::parameters), share(3, owned) * c.value + 1024) << "more than the rotary table";
-          EXPECT_EQ(live(MemoryTag::gradients), share(2, all) * c.gradient);
-          const int64_t states = share(1, owned) * (c.states + c.master);
+          EXPECT_GE(live(MemoryTag::parameters), share(3, r.owned_elements) * c.value);
+          EXPECT_LE(live(MemoryTag::parameters), share(3, r.owned_elements) * c.value + 1024)
+              << "more than the rotary table";
+          EXPECT_EQ(live(MemoryTag::gradients), share(2, r.elements) * c.gradient);
+          const int64_t states = share(1, r.owned_elements) * (c.states + c.master);
           EXPECT_GE(live(MemoryTag::optimizer), states);
           EXPECT_LE(live(MemoryTag::optimizer), states + 64 * 64) << "more than the table of parameters";
         }
