@@ -149,6 +149,38 @@ TEST(ZeroOrder, TheTensorGroupAddsWhatIsPartialAndTheNormCountsOnce) {
   }
 }
 
+TEST(ZeroOrder, ATableWithTwoUsesHasTheSumOfBoth) {
+  for (int stage = 0; stage <= 3; ++stage) {
+    for (const bool keep : {false, true}) {
+      ToyRank::Options options;
+      options.degrees = {.data_shard = 2, .data_replica = stage == 0 ? 1 : 2};
+      options.stage = stage;
+      options.second_use = true;
+      options.data_parallel.keep_gathered_for_step = keep;
+      run_thread_ranks(stage == 0 ? 2 : 4, [&](Communicator& world) {
+        ToyRank rank(world, options);
+        for (const int first : {0, 2}) {
+          run_passes(rank, "FFBB");
+          rank.data->finish(rank.stream());
+          const std::vector<int64_t> data = rank.mesh.group(kDataAxes);
+          double norm = 0;
+          for (size_t u = 0; u < 3; ++u) {
+            float sum = expected_sum(static_cast<int>(u), data, first, 2);
+            if (u == 0) sum += expected_sum(3, data, first, 2);
+            expect_gradient(rank, u, sum);
+            norm += 100 * static_cast<double>(sum) * static_cast<double>(sum);
+          }
+          Tensor squares = Tensor::empty(rank.stream(), {1}, DType::f64);
+          sum_gradient_squares(rank.stream(), rank.buckets, rank.mesh, squares);
+          world.all_reduce(squares, ReduceOp::sum, rank.stream())->wait(rank.stream());
+          EXPECT_EQ(*squares.data<double>(), norm);
+          rank.data->after_update(rank.stream());
+        }
+      });
+    }
+  }
+}
+
 TEST(ZeroOrder, ATableOnBothEndsOfThePipelineHasTheSumOfBoth) {
   for (int stage = 0; stage <= 3; ++stage) {
     ToyRank::Options options;

@@ -138,6 +138,7 @@ void run_steps(ZeroRank on, const ZeroRun& run, ZeroResult& result) {
   result.second_moments = std::move(v);
   const std::vector<Bucket*> buckets = model.buckets();
   const std::vector<Unit*> units = model.units();
+  result.formula = model_memory(on.config.model, model.place(), model_options(on.config, rank.stream().device()));
   result.num_buckets = std::ssize(buckets);
   for (const Bucket* bucket : buckets) {
     result.elements += bucket->numel();
@@ -171,7 +172,7 @@ void with_zero_ranks(const TempDir& dir, const ZeroRun& run, const std::function
     RankModel on(rank, config);
     on.model.initialize(rank.stream(), static_cast<uint64_t>(config.run.seed));
     perturb(on.model, rank.stream());
-    body({rank, on.model, on.step});
+    body({config, rank, on.model, on.step});
   };
   run_thread_ranks(run.ranks, on_rank, options);
 }

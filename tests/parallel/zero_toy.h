@@ -28,6 +28,7 @@ class ToyUnit final : public Unit {
  public:
   struct Options {
     int unit = 0;
+    float value = 1;  // of every element of its weight
     int rank = 0;
     bool head = false;   // makes its gradients in forward
     double seconds = 0;  // of each half of backward and of forward
@@ -62,7 +63,7 @@ class ToyUnit final : public Unit {
   void read_value() const {
     TRIREME_CHECK(weight_.value.defined(), "values that aren't there");
     const float* x = weight_.value.data<float>();
-    for (int64_t i = 0; i < weight_.value.numel(); ++i) EXPECT_EQ(x[i], static_cast<float>(1 + options_.unit));
+    for (int64_t i = 0; i < weight_.value.numel(); ++i) EXPECT_EQ(x[i], options_.value);
     rest();
   }
   void write_gradient(Stream& stream) {
@@ -91,6 +92,7 @@ class ToyRank {
     DataParallel::Options data_parallel;
     AxisSet more_partial;       // beside the data axes
     bool tied_on_both = false;  // unit 0 lies on the first and the last pipeline stage
+    bool second_use = false;    // the last unit uses the values of unit 0
   };
 
   ToyRank(Communicator& world, const Options& options)
@@ -108,15 +110,22 @@ class ToyRank {
       for (const Axis axis : {Axis::tensor}) {
         if (options.more_partial.contains(axis)) p.gradient_placement.partial(axis);
       }
-      const bool head = options.last_is_head && u + 1 == options.num_units;
-      units.push_back(std::make_unique<ToyUnit>(
-          Weight(p), ToyUnit::Options{u, static_cast<int>(mesh.rank()), head, options.seconds}));
+      const bool last = u + 1 == options.num_units;
+      const bool head = options.last_is_head && last;
+      const bool second = options.second_use && last;
+      units.push_back(
+          std::make_unique<ToyUnit>(Weight(p), ToyUnit::Options{.unit = u,
+                                                                .value = static_cast<float>(second ? 1 : 1 + u),
+                                                                .rank = static_cast<int>(mesh.rank()),
+                                                                .head = head,
+                                                                .seconds = options.seconds}));
       list.push_back(units.back().get());
       Bucket::Options bucket;
       bucket.stage = options.stage;
       bucket.num_shards = mesh.degree(Axis::data_shard);
       bucket.shard = mesh.coordinate(Axis::data_shard);
       bucket.on_both_ends = options.tied_on_both && u == 0;
+      bucket.values_of = second ? owned.front().get() : nullptr;
       owned.push_back(std::make_unique<Bucket>(stream_, p.name, list.back()->weights(), bucket));
       owned.back()->initialize(stream_, 1);
       buckets.push_back(owned.back().get());
