@@ -110,7 +110,7 @@ parallel: {pipeline: 4}
 };
 
 TEST_F(PlanCommand, PrintsTheSchedule) {
-  EXPECT_EQ(run(), R"(  layout       data 1 × tensor 1 × pipeline 4 = 4 ranks
+  EXPECT_EQ(run(), R"(  layout       data 1 × pipeline 4 = 4 ranks
   schedule     1f1b, 4 ranks, 8 microbatches
   layers       2, 2, 2, 2 (of each chunk)
   bubble       37.5 % of the work, with times 1:1:1 and free transfers
