@@ -8,6 +8,7 @@
 #include "core/random/philox.h"
 #include "launcher/rank_model.h"
 #include "parallel/zero/unit_buckets.h"
+#include "tests/run_devices.h"
 #include "tests/training.h"
 
 namespace trireme::testing {
@@ -28,12 +29,14 @@ std::string model_yaml(const std::string& kind) {
 }
 
 Config config_of(const TempDir& dir, const ZeroRun& run) {
-  const std::string text = "run: {dir: \"" + (dir / "run") + "\", steps: 10, threads: 1}\n" + model_yaml(run.model) +
-                           "data: {train: [{path: none}], sequence_length: " + std::to_string(kSequence) +
-                           "}\nbatch: {global: " + std::to_string(run.global) +
-                           ", micro: " + std::to_string(run.micro) +
-                           "}\noptimizer: {lr: 1.0e-3, eps: 1.0e-5, clip_grad_norm: 0.5, weight_decay: 0.1, schedule: "
-                           "{type: constant}}\nprecision: {compute: fp32}\n";
+  // GPUs where there is one for each rank.
+  const std::string device = most_ranks(run.ranks) == run.ranks ? "auto" : "cpu";
+  const std::string text =
+      "run: {dir: \"" + (dir / "run") + "\", steps: 10, threads: 1, device: " + device + "}\n" + model_yaml(run.model) +
+      "data: {train: [{path: none}], sequence_length: " + std::to_string(kSequence) +
+      "}\nbatch: {global: " + std::to_string(run.global) + ", micro: " + std::to_string(run.micro) +
+      "}\noptimizer: {lr: 1.0e-3, eps: 1.0e-5, clip_grad_norm: 0.5, weight_decay: 0.1, schedule: "
+      "{type: constant}}\nprecision: {compute: fp32}\n";
   return parse_config(text, "test", run.sets);
 }
 
@@ -135,6 +138,7 @@ void run_steps(ZeroRank on, const ZeroRun& run, ZeroResult& result) {
   result.second_moments = std::move(v);
   const std::vector<Bucket*> buckets = model.buckets();
   const std::vector<Unit*> units = model.units();
+  result.formula = model_memory(on.config.model, model.place(), model_options(on.config, rank.stream().device()));
   result.num_buckets = std::ssize(buckets);
   for (const Bucket* bucket : buckets) {
     result.elements += bucket->numel();
@@ -168,7 +172,7 @@ void with_zero_ranks(const TempDir& dir, const ZeroRun& run, const std::function
     RankModel on(rank, config);
     on.model.initialize(rank.stream(), static_cast<uint64_t>(config.run.seed));
     perturb(on.model, rank.stream());
-    body({rank, on.model, on.step});
+    body({config, rank, on.model, on.step});
   };
   run_thread_ranks(run.ranks, on_rank, options);
 }

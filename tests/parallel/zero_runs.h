@@ -41,6 +41,7 @@ struct ZeroResult {
   std::vector<MemoryStats> memory;                 // behind the last step
   std::vector<std::vector<int64_t>> allocations;   // calls into the system, behind each step
   std::vector<std::vector<FlightRecord>> records;  // of the last step
+  ModelMemory formula;                             // of every rank
   int64_t num_buckets = 0;
   int64_t elements = 0;        // of all buckets, with padding
   int64_t owned_elements = 0;  // of those with values of their own: without the second use of a tied table
@@ -59,6 +60,7 @@ ZeroResult run_zero(const TempDir& dir, const ZeroRun& run);
 
 // Calls `body` on every rank with a model of that layout.
 struct ZeroRank {
+  const Config& config;
   RankContext& rank;
   Transformer& model;
   TrainStep& step;
