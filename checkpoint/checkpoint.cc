@@ -35,34 +35,34 @@ std::string step_name(int64_t step) {
   return name;
 }
 
-void write_tensors(Stream& stream, const std::string& path, const std::vector<ParameterRef>& parameters,
-                   Bucket::Buffer buffer) {
-  std::vector<TensorSpec> specs;
-  for (const ParameterRef& ref : parameters) {
-    const auto dims = ref.parameter->shape.dims();
-    specs.push_back({ref.parameter->name, FileDType::f32, {dims.begin(), dims.end()}});
+// Collective; the main rank writes.
+void write_tensors(const std::string& path, const ModelState& model, Bucket::Buffer buffer) {
+  std::unique_ptr<SafetensorsWriter> writer;
+  if (model.is_main()) {
+    std::vector<TensorSpec> specs;
+    for (const Parameter& parameter : model.parameters()) {
+      const auto dims = parameter.shape.dims();
+      specs.push_back({parameter.name, FileDType::f32, {dims.begin(), dims.end()}});
+    }
+    writer = std::make_unique<SafetensorsWriter>(path, specs);
   }
-  SafetensorsWriter writer(path, specs);
   std::vector<float> host;
-  for (const ParameterRef& ref : parameters) {
-    host.resize(static_cast<size_t>(ref.parameter->shape.numel()));
-    ref.bucket->read(stream, *ref.parameter, buffer, host.data());
-    writer.write_values<float>(ref.parameter->name, host);
+  for (const Parameter& parameter : model.parameters()) {
+    model.read(parameter, buffer, host);
+    if (writer) writer->write_values<float>(parameter.name, host);
   }
-  writer.finish();
+  if (writer) writer->finish();
 }
 
-void read_tensors(Stream& stream, const std::string& path, const std::vector<ParameterRef>& parameters,
-                  Bucket::Buffer buffer) {
+void read_tensors(const std::string& path, const ModelState& model, Bucket::Buffer buffer) {
   const SafetensorsReader reader(path);
   std::vector<float> host;
-  for (const ParameterRef& ref : parameters) {
-    const Parameter& parameter = *ref.parameter;
+  for (const Parameter& parameter : model.parameters()) {
     const TensorSpec& spec = reader.spec(parameter.name);
     if (Shape(std::span<const int64_t>(spec.shape)) == parameter.shape) {
       host.resize(static_cast<size_t>(parameter.shape.numel()));
       reader.read(parameter.name, 0, std::span<float>(host));
-      ref.bucket->write(stream, parameter, buffer, host.data());
+      model.write(parameter, buffer, host.data());
       continue;
     }
     throw DataError({.what = "the checkpoint is of another model: " + parameter.name + " has another shape",
@@ -71,9 +71,9 @@ void read_tensors(Stream& stream, const std::string& path, const std::vector<Par
                      .where = path,
                      .hint = "the model section that the checkpoint's config.yaml holds"});
   }
-  if (reader.names().size() != parameters.size()) {
+  if (reader.names().size() != model.parameters().size()) {
     throw DataError({.what = "the checkpoint is of another model",
-                     .expected = std::to_string(parameters.size()) + " tensors",
+                     .expected = std::to_string(model.parameters().size()) + " tensors",
                      .found = std::to_string(reader.names().size()),
                      .where = path,
                      .hint = "the model section that the checkpoint's config.yaml holds"});
@@ -82,10 +82,13 @@ void read_tensors(Stream& stream, const std::string& path, const std::vector<Par
 
 }  // namespace
 
-std::string save_checkpoint(Stream& stream, const std::string& run_dir, const CheckpointState& state,
-                            const std::vector<ParameterRef>& parameters) {
+std::string save_checkpoint(const std::string& run_dir, const CheckpointState& state, const ModelState& model) {
   const fs::path final_path = checkpoints_dir(run_dir) / step_name(state.step);
   const fs::path temporary = final_path.string() + ".tmp";
+  if (!model.is_main()) {
+    for (const StateFile& file : kStateFiles) write_tensors("", model, file.buffer);
+    return final_path.string();
+  }
   std::error_code ignored;
   fs::remove_all(temporary, ignored);
   try {
@@ -102,7 +105,7 @@ std::string save_checkpoint(Stream& stream, const std::string& run_dir, const Ch
     manifest.config_yaml = state.config_yaml;
     for (const StateFile& file : kStateFiles) {
       const std::string path = (temporary / file.file).string();
-      write_tensors(stream, path, parameters, file.buffer);
+      write_tensors(path, model, file.buffer);
       manifest.files.push_back(hash_file(path));
     }
     write_manifest(temporary.string(), manifest);
@@ -125,13 +128,12 @@ CheckpointState read_checkpoint_state(const std::string& path) {
   return {manifest.step, manifest.consumed_samples, manifest.config_yaml};
 }
 
-CheckpointState load_checkpoint(Stream& stream, const std::string& path, const std::vector<ParameterRef>& parameters) {
+CheckpointState load_checkpoint(const std::string& path, const ModelState& model) {
   const Manifest manifest = read_manifest(path);
-  const bool with_states = !parameters.empty() && parameters.front().bucket->first_moment().defined();
   for (const StateFile& file : kStateFiles) {
-    if (file.buffer != Bucket::Buffer::master && !with_states) continue;
+    if (file.buffer != Bucket::Buffer::master && !model.with_optimizer_states()) continue;
     check_file(path, manifest, file.file);
-    read_tensors(stream, (fs::path(path) / file.file).string(), parameters, file.buffer);
+    read_tensors((fs::path(path) / file.file).string(), model, file.buffer);
   }
   return {manifest.step, manifest.consumed_samples, manifest.config_yaml};
 }

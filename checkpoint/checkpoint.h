@@ -11,8 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "core/device/device.h"
-#include "parallel/zero/bucket.h"
+#include "parallel/model_state.h"
 
 namespace trireme {
 
@@ -22,16 +21,16 @@ struct CheckpointState {
   std::string config_yaml;       // the resolved configuration
 };
 
-// Writes RUN_DIR/checkpoints/step-XXXXXXXX; returns its path. Called by one rank that holds everything.
-std::string save_checkpoint(Stream& stream, const std::string& run_dir, const CheckpointState& state,
-                            const std::vector<ParameterRef>& parameters);
+// Writes RUN_DIR/checkpoints/step-XXXXXXXX; returns its path. Collective over the world: tensors are gathered one by one,
+// the main rank writes them. It is there when the main rank returns.
+std::string save_checkpoint(const std::string& run_dir, const CheckpointState& state, const ModelState& model);
 
 // Of a checkpoint directory.
 CheckpointState read_checkpoint_state(const std::string& path);
 
-// Weights, and optimizer states where the buckets have them, into `parameters`. Every file that is read is checked
-// against its hashes. Returns what read_checkpoint_state does.
-CheckpointState load_checkpoint(Stream& stream, const std::string& path, const std::vector<ParameterRef>& parameters);
+// Weights, and optimizer states where the model has them; every rank reads the files and takes its parts. Every file
+// that is read is checked against its hashes. Returns what read_checkpoint_state does.
+CheckpointState load_checkpoint(const std::string& path, const ModelState& model);
 
 // The newest directory below RUN_DIR/checkpoints with a valid manifest.
 std::optional<std::string> latest_checkpoint(const std::string& run_dir);

@@ -25,14 +25,6 @@ void walk(const NameMapEntry& entry, const Shape& shape, Body&& body) {
   }
 }
 
-const ParameterRef& find_parameter(const std::vector<ParameterRef>& parameters, const std::string& name) {
-  for (const ParameterRef& ref : parameters) {
-    if (ref.parameter->name == name) return ref;
-  }
-  TRIREME_CHECK(false, "the name map speaks of a parameter that the model lacks");
-  return parameters.front();
-}
-
 // The name under which the file has the tensor: with or without the optional prefix.
 std::string stored_name(const SafetensorsReader& reader, const NameMap& map, const std::string& hf_name) {
   const bool strips = !map.optional_prefix.empty() && hf_name.starts_with(map.optional_prefix);
@@ -42,13 +34,12 @@ std::string stored_name(const SafetensorsReader& reader, const NameMap& map, con
 
 }  // namespace
 
-void load_hugging_face(Stream& stream, const SafetensorsReader& reader, const NameMap& map,
-                       const std::vector<ParameterRef>& parameters) {
+void load_hugging_face(const SafetensorsReader& reader, const NameMap& map, const ModelState& model) {
   std::set<std::string> used;
   std::vector<float> stored;
   std::vector<float> values;
   for (const NameMapEntry& entry : map.entries) {
-    const ParameterRef& ref = find_parameter(parameters, entry.parameter);
+    const Parameter& parameter = model.find(entry.parameter);
     const std::string name = stored_name(reader, map, entry.hf_name);
     const TensorSpec& spec = reader.spec(name);
     const Shape found{std::span<const int64_t>(spec.shape)};
@@ -62,11 +53,11 @@ void load_hugging_face(Stream& stream, const SafetensorsReader& reader, const Na
     used.insert(name);
     stored.resize(static_cast<size_t>(entry.hf_shape.numel()));
     reader.read(name, 0, std::span<float>(stored));
-    values.resize(static_cast<size_t>(ref.parameter->shape.numel()));
-    walk(entry, ref.parameter->shape, [&](int64_t ours, int64_t theirs) {
+    values.resize(static_cast<size_t>(parameter.shape.numel()));
+    walk(entry, parameter.shape, [&](int64_t ours, int64_t theirs) {
       values[static_cast<size_t>(ours)] = stored[static_cast<size_t>(theirs)];
     });
-    ref.bucket->write(stream, *ref.parameter, Bucket::Buffer::master, values.data());
+    model.write(parameter, Bucket::Buffer::master, values.data());
   }
   for (const std::string& name : reader.names()) {
     const bool ignored = std::any_of(map.ignored_suffixes.begin(), map.ignored_suffixes.end(),
@@ -78,8 +69,7 @@ void load_hugging_face(Stream& stream, const SafetensorsReader& reader, const Na
   }
 }
 
-void visit_hugging_face(Stream& stream, const NameMap& map, const std::vector<ParameterRef>& parameters,
-                        Bucket::Buffer buffer, const std::function<void(const HuggingFaceTensor&)>& sink) {
+void visit_hugging_face(const NameMap& map, const ModelState& model, Bucket::Buffer buffer, const std::function<void(const HuggingFaceTensor&)>& sink) {
   std::vector<float> values;
   for (const NameMapEntry& first : map.entries) {
     if (first.out_begin != 0) continue;
@@ -87,10 +77,9 @@ void visit_hugging_face(Stream& stream, const NameMap& map, const std::vector<Pa
     tensor.values.resize(static_cast<size_t>(tensor.shape.numel()));
     for (const NameMapEntry& entry : map.entries) {
       if (entry.hf_name != first.hf_name) continue;
-      const ParameterRef& ref = find_parameter(parameters, entry.parameter);
-      values.resize(static_cast<size_t>(ref.parameter->shape.numel()));
-      ref.bucket->read(stream, *ref.parameter, buffer, values.data());
-      walk(entry, ref.parameter->shape, [&](int64_t ours, int64_t theirs) {
+      const Parameter& parameter = model.find(entry.parameter);
+      model.read(parameter, buffer, values);
+      walk(entry, parameter.shape, [&](int64_t ours, int64_t theirs) {
         tensor.values[static_cast<size_t>(theirs)] = values[static_cast<size_t>(ours)];
       });
     }

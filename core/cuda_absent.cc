@@ -49,7 +49,11 @@ void attention_backward(Stream&, const ops::AttentionShape&, const Tensor&, cons
   absent();
 }
 void describe_attention(Stream&, const ops::AttentionShape&, DType, bool, std::string&) { absent(); }
-void cross_entropy(Stream&, const Tensor&, const Tensor&, const Tensor&, Tensor&, Tensor&) { absent(); }
+void cross_entropy(Stream&, const Tensor&, const Tensor&, const ops::VocabularyPart&, const Tensor&, const Tensor&,
+                   Tensor&, Tensor&) {
+  absent();
+}
+void cross_entropy_stats(Stream&, const Tensor&, const Tensor&, const ops::VocabularyPart&, Tensor&) { absent(); }
 void inverse_count(Stream&, const Tensor&, Tensor&) { absent(); }
 void fill(Stream&, Tensor&, double) { absent(); }
 void copy(Stream&, const Tensor&, Tensor&) { absent(); }
@@ -61,8 +65,11 @@ void sum(Stream&, const Tensor&, Tensor&, bool) { absent(); }
 void sum_squares(Stream&, const Tensor&, Tensor&, bool) { absent(); }
 void copy_to_host(Stream&, const Tensor&, void*) { absent(); }
 void copy_from_host(Stream&, const void*, Tensor&) { absent(); }
-void embedding_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, Tensor&) { absent(); }
-void embedding_backward(Stream&, const Tensor&, const Tensor&, Tensor&, bool) { absent(); }
+void embedding_forward(Stream&, const Tensor&, const Tensor&, const ops::VocabularyPart&, const Tensor&, const Tensor&,
+                       Tensor&) {
+  absent();
+}
+void embedding_backward(Stream&, const Tensor&, const ops::VocabularyPart&, const Tensor&, Tensor&, bool) { absent(); }
 void linear_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, Tensor&) { absent(); }
 void linear_add_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, Tensor&) { absent(); }
 void linear_backward_input(Stream&, const Tensor&, const Tensor&, Tensor&, bool) { absent(); }

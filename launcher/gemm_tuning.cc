@@ -39,12 +39,17 @@ void tune_gemms(RankContext& rank, const Config& config, TrainStep& step, Logger
                 " was recorded on another GPU or library: the products are timed again, and the last "
                 "bits of the run change from here on");
   }
-  // Every rank times what is not recorded yet. Stages of a pipeline have products of their own; where several ranks have
-  // the same, the word of the lowest counts.
+  // Every rank times what is not recorded yet. Pipeline stages and tensor ranks may have products of their own, data ranks
+  // have the same: the first ones speak. Where several have a product, the word of the lowest counts.
   step.warm_up(config.batch.micro, config.data.sequence_length, config.data.mask_documents);
   const std::string own = ops::export_gemm_algorithms(rank.stream());
-  for (int root = rank.world_size() - 1; root >= 0; --root) {
-    ops::import_gemm_algorithms(rank.stream(), share(rank, root == rank.rank() ? own : "", root));
+  const Mesh& mesh = rank.mesh();
+  const int64_t to_first_data_rank = mesh.data_rank() * mesh.degree(Axis::tensor) * mesh.degree(Axis::context);
+  std::vector<int64_t> roots = mesh.group({Axis::tensor, Axis::pipeline});
+  for (auto root = roots.rbegin(); root != roots.rend(); ++root) {
+    const int64_t speaker = *root - to_first_data_rank;
+    ops::import_gemm_algorithms(rank.stream(),
+                                share(rank, speaker == rank.rank() ? own : "", static_cast<int>(speaker)));
   }
   const std::string chosen = ops::export_gemm_algorithms(rank.stream());
   if (!rank.is_main() || chosen == recorded) return;

@@ -32,7 +32,7 @@ LoadedModel load_from_checkpoint(Stream& stream, const std::string& path) {
   loaded.context = config.data.sequence_length;
   loaded.model = std::make_unique<Transformer>(
       stream, config.model, Transformer::Options{.max_sequence = loaded.context, .with_optimizer_states = false});
-  load_checkpoint(stream, path, loaded.model->parameters());
+  load_checkpoint(path, ModelState(stream, model_parameters(config.model), loaded.model->parameters()));
   loaded.tokenizer = make_tokenizer(config.data.tokenizer);
   return loaded;
 }
@@ -43,7 +43,8 @@ LoadedModel load_from_hugging_face(Stream& stream, const std::string& path) {
   loaded.context = std::min<int64_t>(config.max_positions, 4096);
   loaded.model = std::make_unique<Transformer>(
       stream, config, Transformer::Options{.max_sequence = loaded.context, .with_optimizer_states = false});
-  load_hugging_face(stream, SafetensorsReader(path), hugging_face_names(config), loaded.model->parameters());
+  load_hugging_face(SafetensorsReader(path), hugging_face_names(config),
+                    ModelState(stream, model_parameters(config), loaded.model->parameters()));
   const bool has_tokenizer =
       fs::exists(fs::path(path) / "tokenizer.model") || fs::exists(fs::path(path) / "tokenizer.json");
   if (!has_tokenizer && config.vocab_size != 256) {

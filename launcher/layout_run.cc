@@ -8,11 +8,9 @@
 #include "core/error.h"
 #include "core/ops/cross_entropy.h"
 #include "core/random/philox.h"
-#include "launcher/precision.h"
 #include "launcher/rank_context.h"
+#include "launcher/rank_model.h"
 #include "launcher/shrink.h"
-#include "launcher/train_step.h"
-#include "models/transformer.h"
 #include "parallel/resolve.h"
 
 namespace trireme {
@@ -100,12 +98,13 @@ void run_rank_of_layout(RankContext& rank, const Config& config, const LayoutInp
   Stream& stream = rank.stream();
   const auto place = static_cast<size_t>(rank.rank());
   const auto seed = static_cast<uint64_t>(config.run.seed);
-  Transformer model(stream, config.model, resolve_precision(config, stream.device()).model_options(input.sequence));
+  RankModel rank_model(rank, config);
+  Transformer& model = rank_model.model;
+  TrainStep& step = rank_model.step;
   model.initialize(stream, seed);
   perturb(stream, model.parameters(), seed);
   gathered.initial.add(stream, model.parameters(), Bucket::Buffer::master, rank.rank());
 
-  TrainStep step(stream, rank.data(), model, config);
   RankRecord& record = gathered.records[place];
   record.mesh = rank.mesh();
   TrafficMeter meter(rank.recorder());

@@ -8,9 +8,7 @@
 #include "core/error.h"
 #include "core/formats/safetensors.h"
 #include "core/ops/elementwise.h"
-#include "launcher/precision.h"
-#include "launcher/train_step.h"
-#include "models/transformer.h"
+#include "launcher/rank_model.h"
 #include "optim/learning_rate.h"
 #include "parallel/resolve.h"
 
@@ -106,23 +104,28 @@ std::vector<HostMicrobatch> microbatches_of(const ProbeTokens& t, int64_t step, 
   return list;
 }
 
-// Logits of the first step, gathered: f32 [B, T, V] on every rank.
-std::vector<float> gather_logits(RankContext& rank, const Transformer& model, const ProbeTokens& t, int64_t micro) {
-  Stream& stream = rank.stream();
-  const int64_t vocab = model.config().vocab_size;
-  Tensor all = Tensor::empty(stream, {t.batch * t.sequence, vocab}, DType::f32, MemoryTag::workspace);
-  ops::fill(stream, all, 0);
-  for (const HostMicrobatch& host : microbatches_of(t, 0, micro, rank.mesh())) {
-    const int64_t row = host.tokens - t.tokens.data();
-    Tensor part = forward_logits(stream, model, host);
-    Tensor place = all.slice(row, row + part.dim(0));
-    ops::copy(stream, part, place);
+// Logits of the first step, gathered: f32 [B, T, V] on every rank's host. Each logit lies on one pipeline stage and one
+// tensor rank; the others add zeros.
+std::vector<float> gather_logits(RankContext& rank, RankModel& model, const ProbeTokens& t, int64_t micro) {
+  const int64_t vocab = model.model.config().vocab_size;
+  std::vector<float> all(static_cast<size_t>(t.batch * t.sequence * vocab), 0.0f);
+  const std::vector<HostMicrobatch> microbatches = microbatches_of(t, 0, micro, rank.mesh());
+  const std::vector<Tensor> parts = model.step.logits(microbatches);
+  std::vector<float> part;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    part.resize(static_cast<size_t>(parts[i].numel()));
+    ops::copy_to_host(rank.stream(), parts[i], part.data());
+    rank.stream().synchronize();
+    const ops::VocabularyPart rows = model.model.head()->part();
+    const int64_t first_token = microbatches[i].tokens - t.tokens.data();
+    for (int64_t n = 0; n < parts[i].dim(0); ++n) {
+      const float* from = part.data() + n * parts[i].dim(1);
+      std::copy(from, from + rows.size, all.data() + (first_token + n) * vocab + rows.first);
+    }
   }
-  rank.data().all_reduce(all, ReduceOp::sum, stream)->wait(stream);
-  std::vector<float> host(static_cast<size_t>(all.numel()));
-  ops::copy_to_host(stream, all, host.data());
-  stream.synchronize();
-  return host;
+  const Tensor sum = Tensor::borrow(all.data(), {std::ssize(all)}, DType::f32);
+  rank.world().all_reduce(sum, ReduceOp::sum, rank.host_stream())->wait(rank.host_stream());
+  return all;
 }
 
 }  // namespace
@@ -141,15 +144,14 @@ Config probe_config(const ProbeOptions& options, const std::vector<std::string>&
 }
 
 void probe(RankContext& rank, const Config& config, const ProbeOptions& options) {
-  Stream& stream = rank.stream();
   const ProbeTokens tokens = read_tokens(options.tokens, config.model);
   const int64_t steps = options.steps > 0 ? std::min(options.steps, tokens.steps) : tokens.steps;
   const int64_t micro = std::min(config.batch.micro, tokens.batch / rank.mesh().data_degree());
   resolve_microbatches(tokens.batch, std::max<int64_t>(1, micro), rank.mesh().data_degree());
 
-  Transformer model(stream, config.model, resolve_precision(config, stream.device()).model_options(tokens.sequence));
+  RankModel model(rank, config);
   const NameMap names = hugging_face_names(config.model);
-  load_hugging_face(stream, SafetensorsReader(options.hf_dir), names, model.parameters());
+  load_hugging_face(SafetensorsReader(options.hf_dir), names, model.state);
 
   std::vector<TensorSpec> specs = {{"loss", FileDType::f64, {steps}}, {"grad_norm", FileDType::f64, {steps}}};
   if (options.logits) {
@@ -161,9 +163,8 @@ void probe(RankContext& rank, const Config& config, const ProbeOptions& options)
   std::unique_ptr<SafetensorsWriter> writer;
   if (rank.is_main()) writer = std::make_unique<SafetensorsWriter>(options.out, specs);
   const auto write_all = [&](const std::string& prefix, Bucket::Buffer buffer) {
-    if (!writer) return;
-    visit_hugging_face(stream, names, model.parameters(), buffer, [&](const HuggingFaceTensor& tensor) {
-      writer->write_values<float>(prefix + tensor.name, tensor.values);
+    visit_hugging_face(names, model.state, buffer, [&](const HuggingFaceTensor& tensor) {
+      if (writer) writer->write_values<float>(prefix + tensor.name, tensor.values);
     });
   };
   if (options.logits) {
@@ -171,14 +172,13 @@ void probe(RankContext& rank, const Config& config, const ProbeOptions& options)
     if (writer) writer->write_values<float>("logits", logits);
   }
 
-  TrainStep step(stream, rank.data(), model, config);
   std::vector<double> losses;
   std::vector<double> norms;
   for (int64_t s = 0; s < steps; ++s) {
-    step.forward_backward(microbatches_of(tokens, s, micro, rank.mesh()));
+    model.step.forward_backward(microbatches_of(tokens, s, micro, rank.mesh()));
     if (s == 0) write_all("grad.", Bucket::Buffer::gradient);
-    step.update(learning_rate(config.optimizer, steps, s), s + 1);
-    const StepNumbers numbers = step.take_numbers();
+    model.step.update(learning_rate(config.optimizer, steps, s), s + 1);
+    const StepNumbers numbers = model.step.take_numbers();
     losses.push_back(numbers.loss);
     norms.push_back(numbers.grad_norm);
   }

@@ -31,14 +31,15 @@ RankContext::RankContext(const Config& config, Communicator& world, LocalPlace p
     allocator_ = std::make_unique<CpuAllocator>();
     stream_ = std::make_unique<CpuStream>(*allocator_, *pool_);
   }
-  const std::vector<int64_t> group = mesh_.group(kDataAxes);
-  const std::vector<int> ranks(group.begin(), group.end());
-  if (device_.backend == CommBackend::nccl && ranks.size() > 1) {
-    data_ = make_nccl_communicator(world_.split(ranks, "data hosts"), "data", *stream_,
-                                   {.deterministic = config.run.deterministic});
-  } else {
-    data_ = world_.split(ranks, "data");
-  }
+  const bool nccl = device_.backend == CommBackend::nccl;
+  const auto make = [&](const std::vector<int>& ranks, const std::string& name) -> std::unique_ptr<Communicator> {
+    auto hosts = world_.split(ranks, nccl ? name + " hosts" : name);
+    if (!nccl || ranks.size() < 2) return hosts;
+    return make_nccl_communicator(std::move(hosts), name, *stream_, {.deterministic = config.run.deterministic});
+  };
+  const bool ring = config.parallel.schedule == PipelineSchedule::interleaved && config.parallel.virtual_stages > 1;
+  groups_ = std::make_unique<Groups>(mesh_, ring, make);
+  tensor_ = TensorGroup(groups_->of({Axis::tensor}), config.parallel.sequence);
 }
 
 int default_threads(int local_size) {

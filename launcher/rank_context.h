@@ -13,7 +13,9 @@
 #include "parallel/comm/communicator.h"
 #include "parallel/comm/flight_recorder.h"
 #include "parallel/comm/mpi_runtime.h"
+#include "parallel/groups.h"
 #include "parallel/mesh.h"
+#include "parallel/tensor_group.h"
 
 namespace trireme {
 
@@ -30,8 +32,9 @@ class RankContext {
   Stream& host_stream() { return *host_stream_; }  // of the CPU, for what the ranks' hosts tell each other
   Allocator& allocator() { return *allocator_; }
   ThreadPool& pool() { return *pool_; }
-  Communicator& world() { return world_; }  // host memory
-  Communicator& data() { return *data_; }   // the device's memory, over the data ranks of this rank's coordinates
+  Communicator& world() { return world_; }           // host memory
+  const Groups& groups() const { return *groups_; }  // the device's memory
+  TensorGroup tensor_group() const { return tensor_; }
   FlightRecorder& recorder() { return world_.recorder(); }
   const Mesh& mesh() const { return mesh_; }
 
@@ -45,7 +48,8 @@ class RankContext {
   std::unique_ptr<Allocator> allocator_;
   std::unique_ptr<Allocator> pinned_;  // GPU only
   std::unique_ptr<Stream> stream_;
-  std::unique_ptr<Communicator> data_;
+  std::unique_ptr<Groups> groups_;
+  TensorGroup tensor_;
 };
 
 // Runs body(context) for this process: as a rank of MPI where mpirun or srun started it, else alone. When `body`

@@ -1,67 +1,86 @@
 #include "launcher/train_step.h"
 
+#include <algorithm>
+
 #include "core/ops/cross_entropy.h"
 #include "core/ops/elementwise.h"
 #include "core/trace/tracer.h"
+#include "launcher/configured_schedule.h"
 #include "launcher/microbatch_graphs.h"
+#include "parallel/zero/gradient_norm.h"
 
 namespace trireme {
 
 namespace {
 
-// What the data ranks add up in one message.
-enum Sum : int { kLossSum, kStop, kNumSums };
+// What the ranks add up in one message.
+enum Sum : int { kLossSum, kSquares, kStop, kNumSums };
 
-std::vector<RecomputeMode> recompute_modes(const Config& config, size_t num_units) {
-  std::vector<RecomputeMode> modes(num_units, RecomputeMode::none);
-  // The first unit is the embedding, the last the loss head: neither recomputes.
-  const size_t blocks = num_units - 2;
-  const size_t limit = config.recompute.layers ? static_cast<size_t>(*config.recompute.layers) : blocks;
-  for (size_t i = 0; i < std::min(blocks, limit); ++i) modes[i + 1] = config.recompute.mode;
+// From the first computation's begin to the last one's end, what was no computation.
+double bubble_seconds(const ProgramTimes& program) {
+  const std::vector<TimedAction> times = program.read();
+  if (times.empty()) return 0;
+  double work = 0;
+  double begin = times.front().begin;
+  double end = times.front().end;
+  for (const TimedAction& action : times) {
+    work += action.end - action.begin;
+    begin = std::min(begin, action.begin);
+    end = std::max(end, action.end);
+  }
+  return std::max(0.0, end - begin - work);
+}
+
+// Of each unit on this rank. `recompute.layers` counts the layers of the whole model.
+std::vector<RecomputeMode> recompute_modes(const Config& config, const Transformer& model) {
+  std::vector<RecomputeMode> modes(model.units().size(), RecomputeMode::none);
+  for (const ModelChunk& chunk : model.chunks()) {
+    for (int64_t i = 0; i < chunk.num_layers; ++i) {
+      const bool recomputes = !config.recompute.layers || chunk.first_layer + i < *config.recompute.layers;
+      if (recomputes) modes[chunk.first_block + static_cast<size_t>(i)] = config.recompute.mode;
+    }
+  }
   return modes;
+}
+
+DataParallel::Options data_parallel_options(const ParallelConfig& config) {
+  const bool keep_for_step = config.keep_gathered == KeepGathered::step ||
+                             (config.keep_gathered == KeepGathered::automatic && config.pipeline > 1);
+  return {.overlap_grad_reduce = config.overlap_grad_reduce,
+          .overlap_param_gather = config.overlap_param_gather,
+          .keep_gathered_for_step = keep_for_step,
+          .prefetch = config.prefetch};
 }
 
 }  // namespace
 
-Microbatch upload(Stream& stream, const HostMicrobatch& host, const Tensor& loss_sum, const Tensor& grad_scale) {
-  const auto to_device = [&](const int32_t* data) {
-    Tensor t = Tensor::empty(stream, {host.batch * host.sequence}, DType::i32);
-    ops::copy_from_host(stream, data, t);
-    return t;
-  };
-  Microbatch m;
-  m.batch = host.batch;
-  m.sequence = host.sequence;
-  m.tokens = to_device(host.tokens);
-  m.labels = to_device(host.labels);
-  m.positions = to_device(host.positions);
-  if (host.document_start != nullptr) m.document_start = to_device(host.document_start);
-  m.grad_scale = grad_scale;
-  m.with_gradients = grad_scale.defined();
-  m.loss_sum = loss_sum;
-  return m;
-}
-
-TrainStep::TrainStep(Stream& stream, Communicator& data, Transformer& model, const Config& config)
+TrainStep::TrainStep(Stream& stream, const Groups& groups, Transformer& model, const Config& config)
     : stream_(stream),
-      data_(data),
+      groups_(groups),
       model_(model),
-      stage_(model.units(), recompute_modes(config, model.units().size())),
-      reducer_(model.units(), model.buckets(), data, config.parallel.overlap_grad_reduce),
+      parallel_(config.parallel),
+      data_parallel_(model.units(), model.buckets(), groups, data_parallel_options(config.parallel)),
+      work_(model, recompute_modes(config, model), data_parallel_),
       optimizer_(stream, config.optimizer, static_cast<uint64_t>(config.run.seed), model.buckets()) {
   sums_ = Tensor::empty(stream, {kNumSums}, DType::f64, MemoryTag::workspace);
   loss_sum_ = sums_.slice(kLossSum, kLossSum + 1);
   valid_ = Tensor::empty(stream, {1}, DType::i64, MemoryTag::workspace);
   grad_scale_ = Tensor::empty(stream, {1}, DType::f32, MemoryTag::workspace);
-  if (stream.records_graphs() && config.run.cuda_graphs != GraphUse::never) {
+  // What communicates can't be recorded.
+  const Mesh& mesh = groups.mesh();
+  const bool communicates = mesh.degree(Axis::tensor) > 1 || mesh.degree(Axis::pipeline) > 1 || parallel_.zero > 1;
+  const bool one_chunk = model.chunks().size() == 1;
+  if (stream.records_graphs() && config.run.cuda_graphs != GraphUse::never && !communicates && one_chunk) {
     graphs_ = std::make_unique<MicrobatchGraphs>(stream, model.buckets(), config.run.cuda_graphs);
   }
 }
 
 TrainStep::~TrainStep() = default;
 
-void TrainStep::reduce(const Tensor& tensor) {
-  if (data_.size() > 1) data_.all_reduce(tensor, ReduceOp::sum, stream_)->wait(stream_);
+// Every rank of a tensor group has the same losses.
+void TrainStep::reduce_sums() {
+  if (groups_.mesh().coordinate(Axis::tensor) != 0) ops::fill(stream_, loss_sum_, 0);
+  if (groups_.world().size() > 1) groups_.world().all_reduce(sums_, ReduceOp::sum, stream_)->wait(stream_);
 }
 
 void TrainStep::count_valid(std::span<const HostMicrobatch> microbatches) {
@@ -70,25 +89,45 @@ void TrainStep::count_valid(std::span<const HostMicrobatch> microbatches) {
     for (int64_t i = 0; i < m.batch * m.sequence; ++i) count += m.labels[i] != ops::kIgnoredLabel;
   }
   ops::copy_from_host(stream_, &count, valid_);
-  reduce(valid_);
+  Communicator& data = groups_.of(kDataAxes);
+  if (data.size() > 1) data.all_reduce(valid_, ReduceOp::sum, stream_)->wait(stream_);
 }
 
-void TrainStep::run_microbatch(const HostMicrobatch& host, bool first, bool last) {
-  const TraceRange range(stream_, "microbatch");
-  const auto run = [&](const Microbatch& microbatch, bool hand_over) {
-    StageStash stash;
-    stage_.forward(stream_, microbatch, {}, stash);
-    stage_.backward(stream_, microbatch, {}, stash, [&](size_t unit) {
-      if (hand_over) reducer_.unit_finished(unit, stream_);
-    });
-  };
-  // The last microbatch hands its gradients to communication while it runs; a graph can't.
+const Schedule& TrainStep::schedule(int64_t num_microbatches, bool forward_only) {
+  const auto key = std::pair(num_microbatches, forward_only);
+  auto found = schedules_.find(key);
+  if (found == schedules_.end()) {
+    found = schedules_.emplace(key, configured_schedule(parallel_, num_microbatches, forward_only)).first;
+  }
+  return found->second;
+}
+
+void TrainStep::run_schedule(std::span<const HostMicrobatch> microbatches, const Tensor& grad_scale) {
+  work_.begin(microbatches, loss_sum_, grad_scale);
+  const PipelineChannels channels{[&](int rank) -> Communicator& { return groups_.channel_to(rank); },
+                                  [&](int rank) -> Communicator& { return groups_.channel_from(rank); }};
+  run_program(schedule(std::ssize(microbatches), !grad_scale.defined()),
+              static_cast<int>(groups_.mesh().coordinate(Axis::pipeline)), work_, channels, stream_,
+              program_times_.get());
+}
+
+bool TrainStep::takes_graph(const HostMicrobatch& host) const {
   const bool traced = stream_.tracer() != nullptr && stream_.tracer()->keeping();
-  if (graphs_ && !traced && !(last && data_.size() > 1) && graphs_->take(host)) {
-    graphs_->run(host, first, loss_sum_, grad_scale_, [&](const Microbatch& m) { run(m, /*hand_over=*/false); });
-    if (last) reducer_.all_units_finished(stream_);
-  } else {
-    run(upload(stream_, host, loss_sum_, grad_scale_), /*hand_over=*/last);
+  return graphs_ && !traced && graphs_->take(host);
+}
+
+// The last microbatch hands its gradients to communication while it runs, which a graph can't.
+void TrainStep::run_graphs(std::span<const HostMicrobatch> microbatches) {
+  const bool reduces = groups_.of(kDataAxes).size() > 1;
+  for (size_t i = 0; i < microbatches.size(); ++i) {
+    if (reduces && i + 1 == microbatches.size()) {
+      run_schedule(microbatches.subspan(i), grad_scale_);
+    } else {
+      data_parallel_.before_plain_microbatch(stream_);
+      graphs_->run(microbatches[i], /*first=*/i == 0, loss_sum_, grad_scale_,
+                   [&](const Microbatch& microbatch) { work_.run_plain(stream_, microbatch); });
+      data_parallel_.after_plain_microbatch(stream_);
+    }
   }
 }
 
@@ -96,16 +135,12 @@ void TrainStep::warm_up(int64_t batch, int64_t sequence, bool mask_documents) {
   const std::vector<int32_t> zeros(static_cast<size_t>(batch * sequence), 0);
   const int32_t* data = zeros.data();
   const HostMicrobatch host{batch, sequence, data, data, data, mask_documents ? data : nullptr};
-  reducer_.begin_step();
+  const std::vector<HostMicrobatch> both(2, host);  // the second one adds to the gradients of the first
   ops::fill(stream_, grad_scale_, 0);
-  for (int i = 0; i < 2; ++i) {  // the second one adds to the gradients of the first
-    const Microbatch microbatch = upload(stream_, host, loss_sum_, grad_scale_);
-    StageStash stash;
-    stage_.forward(stream_, microbatch, {}, stash);
-    stage_.backward(stream_, microbatch, {}, stash, [](size_t) {});
-  }
-  StageStash stash;
-  stage_.forward(stream_, upload(stream_, host, loss_sum_, /*grad_scale=*/{}), {}, stash);
+  data_parallel_.begin_step(std::ssize(both));
+  run_schedule(both, grad_scale_);
+  data_parallel_.finish(stream_);
+  run_schedule(std::span(both).first(1), /*grad_scale=*/{});
   stream_.synchronize();
 }
 
@@ -114,22 +149,28 @@ void TrainStep::forward_backward(std::span<const HostMicrobatch> microbatches, c
   count_valid(microbatches);
   ops::inverse_count(stream_, valid_, grad_scale_);
   ops::fill(stream_, sums_, 0);
-  reducer_.begin_step();
-  for (size_t i = 0; i < microbatches.size(); ++i) {
-    run_microbatch(microbatches[i], /*first=*/i == 0, /*last=*/i + 1 == microbatches.size());
+  data_parallel_.begin_step(std::ssize(microbatches));
+  if (takes_graph(microbatches.front())) {
+    run_graphs(microbatches);
+  } else {
+    if (groups_.mesh().degree(Axis::pipeline) > 1) program_times_ = std::make_unique<ProgramTimes>();
+    run_schedule(microbatches, grad_scale_);
   }
-  exposed_ = reducer_.finish(stream_);
+  exposed_ = data_parallel_.finish(stream_);
   if (ask_stop && ask_stop()) {
     Tensor stop = sums_.slice(kStop, kStop + 1);
     ops::fill(stream_, stop, 1);
   }
-  reduce(sums_);
 }
 
 void TrainStep::update(double learning_rate, int64_t update) {
   {
     const TraceRange range(stream_, "optimizer");
-    optimizer_.update(stream_, learning_rate, update, loss_sum_);
+    Tensor squares = sums_.slice(kSquares, kSquares + 1);
+    sum_gradient_squares(stream_, model_.buckets(), groups_.mesh(), squares);
+    reduce_sums();
+    optimizer_.update(stream_, learning_rate, update, squares, loss_sum_);
+    data_parallel_.after_update(stream_);
   }
   readbacks_.push_back(start_readback());
 }
@@ -147,6 +188,7 @@ TrainStep::Readback TrainStep::start_readback() {
   r.non_finite = to_host(optimizer_.scalars().non_finite);
   r.copied = stream_.record();
   r.exposed = std::move(exposed_);
+  r.program = std::move(program_times_);
   return r;
 }
 
@@ -163,24 +205,74 @@ StepNumbers TrainStep::take_numbers() {
   n.grad_norm = *r.grad_norm.data<float>();
   n.non_finite = *r.non_finite.data<int32_t>() != 0;
   n.exposed_comm_seconds = r.exposed.seconds();
+  n.bubble_seconds = r.program ? bubble_seconds(*r.program) : 0.0;
   return n;
 }
 
 double TrainStep::evaluate(std::span<const HostMicrobatch> microbatches) {
   count_valid(microbatches);
   ops::fill(stream_, sums_, 0);
-  for (const HostMicrobatch& host : microbatches) {
-    const Microbatch microbatch = upload(stream_, host, loss_sum_, /*grad_scale=*/{});
-    StageStash stash;
-    stage_.forward(stream_, microbatch, {}, stash);
-  }
-  reduce(sums_);
+  run_schedule(microbatches, /*grad_scale=*/{});
+  reduce_sums();
   double loss_sum = 0;
   int64_t valid = 0;
   ops::copy_to_host(stream_, loss_sum_, &loss_sum);
   ops::copy_to_host(stream_, valid_, &valid);
   stream_.synchronize();
   return valid > 0 ? loss_sum / static_cast<double>(valid) : 0.0;
+}
+
+std::vector<Tensor> TrainStep::logits(std::span<const HostMicrobatch> microbatches) {
+  std::vector<Tensor> kept;
+  if (model_.head() != nullptr) {
+    for (const HostMicrobatch& m : microbatches) {
+      kept.push_back(Tensor::empty(stream_, {m.batch * m.sequence, model_.head()->num_rows()}, DType::f32));
+    }
+  }
+  work_.keep_logits(kept);
+  ops::fill(stream_, sums_, 0);
+  run_schedule(microbatches, /*grad_scale=*/{});
+  work_.keep_logits({});
+  return kept;
+}
+
+namespace {
+
+// Passes everything on, and shows outputs.
+class WatchingHooks final : public UnitHooks {
+ public:
+  WatchingHooks(UnitHooks& inner, const std::function<void(size_t, const Tensor&)>& see) : inner_(inner), see_(see) {}
+  void before_forward(size_t unit, bool gradients, Stream& stream) override {
+    inner_.before_forward(unit, gradients, stream);
+  }
+  void saw_output(size_t unit, const Tensor& output) override { see_(unit, output); }
+  void after_forward(size_t unit, bool gradients, Stream& stream) override {
+    inner_.after_forward(unit, gradients, stream);
+  }
+  void before_backward(size_t, Stream&) override {}
+  void after_backward_input(size_t, Stream&) override {}
+  void before_backward_weight(size_t, Stream&) override {}
+  void after_backward_weight(size_t, Stream&) override {}
+
+ private:
+  UnitHooks& inner_;
+  const std::function<void(size_t, const Tensor&)>& see_;
+};
+
+}  // namespace
+
+double TrainStep::watch_forward(const HostMicrobatch& microbatch,
+                                const std::function<void(size_t, const Tensor&)>& see) {
+  WatchingHooks watching(data_parallel_, see);
+  work_.use_hooks(watching);
+  ops::fill(stream_, sums_, 0);
+  run_schedule(std::span(&microbatch, 1), /*grad_scale=*/{});
+  work_.use_hooks(data_parallel_);
+  reduce_sums();
+  double loss_sum = 0;
+  ops::copy_to_host(stream_, loss_sum_, &loss_sum);
+  stream_.synchronize();
+  return loss_sum;
 }
 
 namespace {
@@ -199,12 +291,12 @@ Tensor forward_hidden(Stream& stream, const Transformer& model, const HostMicrob
 }  // namespace
 
 Tensor forward_logits(Stream& stream, const Transformer& model, const HostMicrobatch& host) {
-  return model.head().logits(stream, forward_hidden(stream, model, host));
+  return model.head()->logits(stream, forward_hidden(stream, model, host));
 }
 
 std::vector<float> last_logits(Stream& stream, const Transformer& model, const HostMicrobatch& host) {
   const Tensor hidden = forward_hidden(stream, model, host);
-  const Tensor logits = model.head().logits(stream, hidden.slice(hidden.dim(0) - 1, hidden.dim(0)));
+  const Tensor logits = model.head()->logits(stream, hidden.slice(hidden.dim(0) - 1, hidden.dim(0)));
   std::vector<float> values(static_cast<size_t>(logits.numel()));
   ops::copy_to_host(stream, logits, values.data());
   stream.synchronize();

@@ -1,31 +1,26 @@
-// One training step, and one evaluation, of a model on this rank: microbatches in, numbers out.
+// One training step, and one evaluation, of a model on this rank, in any layout: microbatches in, numbers out.
 //
-// Everything above it (loop, files, screen) lives in trainer.h; `probe` and the benchmarks use it directly.
+// Everything above it (loop, files, screen) lives in trainer.h; `probe`, `verify` and the benchmarks use it directly.
 #pragma once
 
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <span>
+#include <utility>
 
 #include "core/config/config.h"
+#include "launcher/microbatch.h"
+#include "launcher/model_work.h"
 #include "models/transformer.h"
 #include "optim/optimizer.h"
-#include "parallel/comm/communicator.h"
-#include "parallel/zero/gradient_reducer.h"
-#include "parallel/stage.h"
+#include "parallel/groups.h"
+#include "parallel/pipeline/executor.h"
+#include "parallel/pipeline/schedule.h"
+#include "parallel/zero/data_parallel.h"
 
 namespace trireme {
-
-// One microbatch in host memory, i32 [batch, sequence] each.
-struct HostMicrobatch {
-  int64_t batch = 0;
-  int64_t sequence = 0;
-  const int32_t* tokens = nullptr;
-  const int32_t* labels = nullptr;
-  const int32_t* positions = nullptr;
-  const int32_t* document_start = nullptr;  // nullptr: attention sees the whole sequence
-};
 
 class MicrobatchGraphs;
 
@@ -34,24 +29,24 @@ struct StepNumbers {
   double loss = 0;                  // mean over the valid tokens of the global batch
   double grad_norm = 0;             // before clipping
   bool non_finite = false;          // loss or norm was NaN or Inf in this step or an earlier one; nothing was updated
-  bool stop_asked = false;          // some data rank's `ask_stop` said yes
+  bool stop_asked = false;          // some rank's `ask_stop` said yes
   int64_t valid_tokens = 0;         // of the global batch
-  double exposed_comm_seconds = 0;  // the step was blocked by communication
+  double exposed_comm_seconds = 0;  // the step was blocked by the reduction of gradients
+  double bubble_seconds = 0;        // the step was blocked by other pipeline stages
 };
 
 class TrainStep {
  public:
-  // `data` is the communicator over the data ranks. All references outlive the object. Optimizer states are needed in
-  // `model`.
-  TrainStep(Stream& stream, Communicator& data, Transformer& model, const Config& config);
+  // All references outlive the object. Optimizer states are needed in `model`. Calls are collective over the world.
+  TrainStep(Stream& stream, const Groups& groups, Transformer& model, const Config& config);
   ~TrainStep();
 
   // Runs a microbatch of this shape twice, and an evaluation, without counting: what libraries choose and allocate at
   // the first call of a shape is then there. Weights and states stay; gradients are overwritten.
   void warm_up(int64_t batch, int64_t sequence, bool mask_documents);
   // Forward and backward of all microbatches, gradient reduction; weights stay. `ask_stop` is called when the last
-  // microbatch is queued; what it says reaches all data ranks with the numbers of this step. Collective over the data
-  // ranks. The host does not wait for the device.
+  // microbatch is queued; what it says reaches all ranks with the numbers of this step. The host does not wait for the
+  // device.
   void forward_backward(std::span<const HostMicrobatch> microbatches, const std::function<bool()>& ask_stop = nullptr);
   // The optimizer's update; `update` counts from 1. Queues the copy of the step's numbers to the host. The host does not
   // wait for the device.
@@ -61,8 +56,14 @@ class TrainStep {
   StepNumbers take_numbers();
   size_t num_untaken() const { return readbacks_.size(); }
 
-  // Mean loss over the valid tokens of these microbatches on all data ranks; 0 where there is none. Collective.
+  // Mean loss over the valid tokens of these microbatches on all data ranks; 0 where there is none.
   double evaluate(std::span<const HostMicrobatch> microbatches);
+  // The same, and the logits: for each microbatch f32 [N, rows of the table on this rank]; none on ranks without the
+  // loss head.
+  std::vector<Tensor> logits(std::span<const HostMicrobatch> microbatches);
+  // One forward pass without gradients; `see` is called with what each unit of this rank gives. Returns the sum of the
+  // losses over the world.
+  double watch_forward(const HostMicrobatch& microbatch, const std::function<void(size_t unit, const Tensor&)>& see);
 
  private:
   // On their way from the device.
@@ -72,36 +73,39 @@ class TrainStep {
     Tensor grad_norm;   // f32 [1]
     Tensor non_finite;  // i32 [1]
     std::unique_ptr<Event> copied;
-    Interval exposed;
+    ExposedTime exposed;
+    std::unique_ptr<ProgramTimes> program;  // where there are several stages
   };
 
-  // Forward and backward of one microbatch of the step under way.
-  void run_microbatch(const HostMicrobatch& host, bool first, bool last);
+  // Runs the configured schedule over these microbatches.
+  void run_schedule(std::span<const HostMicrobatch> microbatches, const Tensor& grad_scale);
+  void run_graphs(std::span<const HostMicrobatch> microbatches);
+  bool takes_graph(const HostMicrobatch& host) const;
+  const Schedule& schedule(int64_t num_microbatches, bool forward_only);
   void count_valid(std::span<const HostMicrobatch> microbatches);
-  void reduce(const Tensor& tensor);
+  void reduce_sums();
   Readback start_readback();
 
   Stream& stream_;
-  Communicator& data_;
+  const Groups& groups_;
   Transformer& model_;
-  StageRunner stage_;
-  std::unique_ptr<MicrobatchGraphs> graphs_;  // none where microbatches run as they come
-  GradientReducer reducer_;
+  ParallelConfig parallel_;
+  DataParallel data_parallel_;
+  ModelWork work_;
+  std::map<std::pair<int64_t, bool>, Schedule> schedules_;  // by microbatches and forward_only
+  std::unique_ptr<MicrobatchGraphs> graphs_;                // none where microbatches run as they come
   Optimizer optimizer_;
-  // On the device; over all data ranks once reduced.
-  Tensor sums_;        // f64 [kNumSums]: losses, ranks that ask to stop
-  Tensor loss_sum_;    // f64 [1], a part of `sums_`
-  Tensor valid_;       // i64 [1]: labels that count
-  Tensor grad_scale_;  // f32 [1]: 1 / valid
-  Interval exposed_;   // communication that compute waited for
+  // On the device; over the world once reduced.
+  Tensor sums_;          // f64 [kNumSums]: losses, squares of gradients, ranks that ask to stop
+  Tensor loss_sum_;      // f64 [1], a part of `sums_`
+  Tensor valid_;         // i64 [1]: labels that count
+  Tensor grad_scale_;    // f32 [1]: 1 / valid
+  ExposedTime exposed_;  // communication that compute waited for
+  std::unique_ptr<ProgramTimes> program_times_;
   std::deque<Readback> readbacks_;
 };
 
-// Copies a microbatch to the stream's device; `loss_sum` f64 [1] is where the loss head adds its losses. Gradients are
-// made where `grad_scale` (f32 [1]) is defined.
-Microbatch upload(Stream& stream, const HostMicrobatch& host, const Tensor& loss_sum, const Tensor& grad_scale);
-
-// Logits f32 [batch·sequence, V] of a forward pass without gradients.
+// Logits f32 [batch·sequence, V] of a forward pass without gradients, through a model that one rank holds.
 Tensor forward_logits(Stream& stream, const Transformer& model, const HostMicrobatch& host);
 // Those of the last position only, on the host: [V].
 std::vector<float> last_logits(Stream& stream, const Transformer& model, const HostMicrobatch& host);

@@ -62,8 +62,7 @@ Trainer::Trainer(RankContext& rank, const Config& config, Console& console, Logg
 
 int64_t Trainer::prepare() {
   Stream& stream = rank_.stream();
-  model_ =
-      std::make_unique<Transformer>(stream, config_.model, plan_.precision.model_options(config_.data.sequence_length));
+  model_ = std::make_unique<RankModel>(rank_, config_);
   const std::string& resume = config_.checkpoint.resume;
   std::optional<std::string> from;
   if (resume == "auto") {
@@ -73,19 +72,18 @@ int64_t Trainer::prepare() {
   }
   int64_t finished = 0;
   if (from) {
-    const CheckpointState state = load_checkpoint(stream, *from, model_->parameters());
+    const CheckpointState state = load_checkpoint(*from, model_->state);
     finished = state.step;
     resumed_samples_ = state.consumed_samples;
     logger_.info("continuing from " + *from + " (step " + std::to_string(finished) + ")");
   } else if (config_.checkpoint.init_from) {
-    load_hugging_face(stream, SafetensorsReader(*config_.checkpoint.init_from), hugging_face_names(config_.model),
-                      model_->parameters());
+    load_hugging_face(SafetensorsReader(*config_.checkpoint.init_from), hugging_face_names(config_.model),
+                      model_->state);
     logger_.info("starting from the weights in " + *config_.checkpoint.init_from);
   } else {
-    model_->initialize(stream, static_cast<uint64_t>(config_.run.seed));
+    model_->model.initialize(stream, static_cast<uint64_t>(config_.run.seed));
   }
-  step_ = std::make_unique<TrainStep>(stream, rank_.data(), *model_, config_);
-  tune_gemms(rank_, config_, *step_, logger_);
+  tune_gemms(rank_, config_, model_->step, logger_);
 
   BatchPlanOptions options;
   options.global = config_.batch.global;
@@ -124,18 +122,18 @@ double Trainer::evaluate() {
   Loader loader(*valid_data_, plan, loader_options);
   std::vector<HostBatch> batches;
   while (std::optional<HostBatch> batch = loader.next()) batches.push_back(std::move(*batch));
-  return step_->evaluate(views_of(batches, config_.data.mask_documents));
+  return model_->step.evaluate(views_of(batches, config_.data.mask_documents));
 }
 
 double Trainer::save(int64_t finished_steps) {
   const auto begin = Clock::now();
   const TraceRange range(rank_.stream(), "checkpoint");
+  CheckpointState state;
+  state.step = finished_steps;
+  state.consumed_samples = batches_->consumed(finished_steps);
+  state.config_yaml = dump_config(config_);
+  save_checkpoint(config_.run.dir, state, model_->state);
   if (rank_.is_main()) {
-    CheckpointState state;
-    state.step = finished_steps;
-    state.consumed_samples = batches_->consumed(finished_steps);
-    state.config_yaml = dump_config(config_);
-    save_checkpoint(rank_.stream(), config_.run.dir, state, model_->parameters());
     prune_checkpoints(config_.run.dir, config_.checkpoint.keep_last, config_.checkpoint.keep_every);
   }
   rank_.world().barrier(rank_.host_stream())->wait(rank_.host_stream());
@@ -143,7 +141,7 @@ double Trainer::save(int64_t finished_steps) {
 }
 
 void Trainer::fail_not_finite(const std::vector<HostMicrobatch>& microbatches, int64_t step) {
-  const std::string first = first_not_finite(rank_.stream(), *model_, microbatches);
+  const std::string first = first_not_finite(rank_, *model_, microbatches);
   throw NumbersError(
       {.what = "the loss or the gradient norm is not finite in step " + std::to_string(step),
        .found = first.empty() ? "" : "the first NaN or Inf in " + first,
@@ -179,16 +177,16 @@ void Trainer::launch_step(Loader& loader, int64_t step, const StopSignal& stop) 
   flight.batches = next_batches(loader, step);
   flight.data_wait_seconds = loader.waited_seconds() - waited;
   flight.lr = learning_rate(config_.optimizer, config_.run.steps, step);
-  step_->forward_backward(views_of(flight.batches, config_.data.mask_documents),
-                          [&stop] { return stop.received() != 0; });
-  step_->update(flight.lr, step + 1);
+  model_->step.forward_backward(views_of(flight.batches, config_.data.mask_documents),
+                                [&stop] { return stop.received() != 0; });
+  model_->step.update(flight.lr, step + 1);
   in_flight_.push_back(std::move(flight));
 }
 
 StepMetrics Trainer::finish_step(double peak) {
   const StepInFlight flight = std::move(in_flight_.front());
   in_flight_.pop_front();
-  const StepNumbers numbers = step_->take_numbers();
+  const StepNumbers numbers = model_->step.take_numbers();
   if (numbers.non_finite) fail_not_finite(views_of(flight.batches, config_.data.mask_documents), flight.step + 1);
   if (numbers.valid_tokens == 0) {
     logger_.warn("step " + std::to_string(flight.step + 1) + " has no label that counts");
@@ -207,6 +205,7 @@ StepMetrics Trainer::finish_step(double peak) {
   metrics.grad_norm = numbers.grad_norm;
   metrics.step_seconds = std::chrono::duration<double>(last_finish_ - begin).count();
   metrics.exposed_comm_seconds = numbers.exposed_comm_seconds;
+  metrics.bubble_seconds = numbers.bubble_seconds;
   metrics.data_wait_seconds = flight.data_wait_seconds;
   metrics.memory_bytes = rank_.allocator().stats().peak_live_bytes;
   const double step_tokens = static_cast<double>(batches_->batch(flight.step) * config_.data.sequence_length);

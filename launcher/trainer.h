@@ -10,11 +10,10 @@
 #include "core/data/loader.h"
 #include "launcher/profiler.h"
 #include "launcher/rank_context.h"
+#include "launcher/rank_model.h"
 #include "launcher/run_plan.h"
 #include "launcher/run_reporter.h"
 #include "launcher/stop_signal.h"
-#include "launcher/train_step.h"
-#include "models/transformer.h"
 
 namespace trireme {
 
@@ -62,8 +61,7 @@ class Trainer {
   std::unique_ptr<Dataset> valid_data_;  // none when the run never evaluates
   RunPlan plan_;
   std::unique_ptr<BatchPlan> batches_;
-  std::unique_ptr<Transformer> model_;
-  std::unique_ptr<TrainStep> step_;
+  std::unique_ptr<RankModel> model_;
   std::unique_ptr<RunReporter> reporter_;
   int64_t resumed_samples_ = 0;
   int64_t finished_steps_ = 0;

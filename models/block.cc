@@ -12,28 +12,29 @@ namespace trireme {
 
 namespace {
 
-// What a block keeps for backward. N tokens; the widths stand behind.
+// What a block keeps for backward. N tokens, n of them on this rank between the blocks (TensorGroup); H, KV and F are
+// this rank's.
 enum Slot : int {
-  kInput,  // x [N, C]
-  kMean1,  // statistics of norm1 [N]; means only with layer norm
+  kInput,  // x [n, C]
+  kMean1,  // statistics of norm1 [n]; means only with layer norm
   kRstd1,
-  kNormed1,     // [N, C], recomputable
+  kNormed1,     // [n, C], recomputable
   kRawQkv,      // W_qkv's output before qk_norm, Qwen3 only
   kQkNormRstd,  // [N, H + KV], Qwen3 only
   kQkv,         // what attention reads [N, (H + 2·KV)·D]; recomputable with qk_norm
   kAttention,   // [N, H·D]
   kLse,         // [B, H, T]
-  kHidden,      // h [N, C]
+  kHidden,      // h [n, C]
   kMean2,
   kRstd2,
-  kNormed2,        // [N, C], recomputable
+  kNormed2,        // [n, C], recomputable
   kUp,             // [N, 2F] or [N, F]
   kActivated,      // [N, F], recomputable
   kKeptActivated,  // or this, where recomputing would give other bits (linear_gelu_forward)
   // Between the two halves of backward:
-  kGradOutput,  // dy
+  kGradOutput,  // dy [N, C]
   kGradUp,
-  kGradHidden,  // gradient of h
+  kGradHidden,  // gradient of h [N, C]
   kGradQkv,
   kGradNorm1,  // weight gradients that backward_input made
   kGradNorm2,
@@ -52,8 +53,14 @@ ops::NormStats get_stats(const Stash& stash, int mean_slot, int rstd_slot) {
 
 }  // namespace
 
-TransformerBlock::TransformerBlock(const ModelConfig& config, int64_t layer, Tensor rotary_table)
-    : config_(config), name_("layer " + std::to_string(layer)), rotary_table_(std::move(rotary_table)) {
+TransformerBlock::TransformerBlock(const ModelConfig& config, int64_t layer, Tensor rotary_table,
+                                   const TensorGroup& tensor)
+    : config_(config),
+      tensor_(tensor),
+      num_heads_(config.num_heads / tensor.size()),
+      num_kv_heads_(config.num_kv_heads / tensor.size()),
+      name_("layer " + std::to_string(layer)),
+      rotary_table_(std::move(rotary_table)) {
   const ParameterNames names(config.family, layer);
   const int64_t hidden = config.hidden_size;
   const int64_t q_rows = config.num_heads * config.head_dim;
@@ -63,31 +70,34 @@ TransformerBlock::TransformerBlock(const ModelConfig& config, int64_t layer, Ten
   // GPT-2 divides the initial weights that feed the residual stream by the square root of the number of such layers.
   const double residual_std = gpt2 ? std / std::sqrt(2.0 * static_cast<double>(config.num_layers)) : std;
 
-  norm1_ = make_norm(names.norm1, hidden, config);
-  norm2_ = make_norm(names.norm2, hidden, config);
-  qkv_.weight = Weight(make_matrix(names.q, q_rows, hidden, std));
-  qkv_.weight.parts.push_back(make_matrix(names.k, kv_rows, hidden, std));
-  qkv_.weight.parts.push_back(make_matrix(names.v, kv_rows, hidden, std));
+  const auto column = [](Parameter p) { return column_parallel(std::move(p)); };
+  const auto column_of_ffn = [](Parameter p) { return column_parallel(std::move(p), kTensorGranule); };
+  norm1_ = make_norm(names.norm1, hidden, config, tensor.sequence());
+  norm2_ = make_norm(names.norm2, hidden, config, tensor.sequence());
+  qkv_.weight = Weight(column(make_matrix(names.q, q_rows, hidden, std)));
+  qkv_.weight.parts.push_back(column(make_matrix(names.k, kv_rows, hidden, std)));
+  qkv_.weight.parts.push_back(column(make_matrix(names.v, kv_rows, hidden, std)));
   if (gpt2 || config.attention_bias) {
-    qkv_.bias = Weight(make_bias(names.q, q_rows));
-    qkv_.bias.parts.push_back(make_bias(names.k, kv_rows));
-    qkv_.bias.parts.push_back(make_bias(names.v, kv_rows));
+    qkv_.bias = Weight(column(make_bias(names.q, q_rows)));
+    qkv_.bias.parts.push_back(column(make_bias(names.k, kv_rows)));
+    qkv_.bias.parts.push_back(column(make_bias(names.v, kv_rows)));
   }
-  if (config.qk_norm) {
-    q_norm_ = Weight(make_norm_weight(names.q_norm, config.head_dim));
-    k_norm_ = Weight(make_norm_weight(names.k_norm, config.head_dim));
+  if (config.qk_norm) {  // one weight for all heads, of which each rank sees its own
+    q_norm_ = Weight(partial_over_tensor(make_norm_weight(names.q_norm, config.head_dim)));
+    k_norm_ = Weight(partial_over_tensor(make_norm_weight(names.k_norm, config.head_dim)));
   }
-  attention_out_.weight = Weight(make_matrix(names.o, hidden, q_rows, residual_std));
+  attention_out_.weight = Weight(row_parallel(make_matrix(names.o, hidden, q_rows, residual_std)));
   if (gpt2) {
-    up_.weight = Weight(make_matrix(names.up, config.ffn_size, hidden, std));
-    up_.bias = Weight(make_bias(names.up, config.ffn_size));
+    up_.weight = Weight(column_of_ffn(make_matrix(names.up, config.ffn_size, hidden, std)));
+    up_.bias = Weight(column_of_ffn(make_bias(names.up, config.ffn_size)));
     attention_out_.bias = Weight(make_bias(names.o, hidden));
   } else {
-    up_.weight = Weight(make_matrix(names.gate, config.ffn_size, hidden, std));
-    up_.weight.parts.push_back(make_matrix(names.up, config.ffn_size, hidden, std));
+    up_.weight = Weight(column_of_ffn(make_matrix(names.gate, config.ffn_size, hidden, std)));
+    up_.weight.parts.push_back(column_of_ffn(make_matrix(names.up, config.ffn_size, hidden, std)));
   }
-  down_.weight = Weight(make_matrix(names.down, hidden, config.ffn_size, residual_std));
+  down_.weight = Weight(row_parallel(make_matrix(names.down, hidden, config.ffn_size, residual_std), kTensorGranule));
   if (gpt2) down_.bias = Weight(make_bias(names.down, hidden));
+  attention_out_.adds_bias = down_.adds_bias = tensor.is_first();
 }
 
 std::vector<Weight*> TransformerBlock::weights() {
@@ -104,8 +114,8 @@ std::vector<Weight*> TransformerBlock::weights() {
 }
 
 ops::AttentionShape TransformerBlock::attention_shape(const Microbatch& microbatch) const {
-  return {microbatch.batch,     microbatch.sequence, config_.num_heads,
-          config_.num_kv_heads, config_.head_dim,    1.0f / std::sqrt(static_cast<float>(config_.head_dim))};
+  return {microbatch.batch, microbatch.sequence, num_heads_,
+          num_kv_heads_,    config_.head_dim,    1.0f / std::sqrt(static_cast<float>(config_.head_dim))};
 }
 
 // Norm (Qwen3) and rotation of the query and key heads. `qkv` is changed in place unless it is kept raw.
@@ -113,16 +123,16 @@ Tensor TransformerBlock::queries_and_keys(Stream& stream, const Microbatch& micr
                                           Stash& stash) const {
   if (config_.qk_norm) {
     Tensor normed = Tensor::empty(stream, qkv.shape(), qkv.dtype());
-    Tensor rstd = Tensor::empty(stream, {qkv.dim(0), config_.num_heads + config_.num_kv_heads}, DType::f32);
-    ops::qk_norm_forward(stream, qkv, q_norm_.value, k_norm_.value, config_.num_heads, config_.num_kv_heads,
+    Tensor rstd = Tensor::empty(stream, {qkv.dim(0), num_heads_ + num_kv_heads_}, DType::f32);
+    ops::qk_norm_forward(stream, qkv, q_norm_.value, k_norm_.value, num_heads_, num_kv_heads_,
                          static_cast<float>(config_.norm_eps), normed, rstd);
     stash.put(kRawQkv, qkv);
     stash.put(kQkNormRstd, rstd);
     qkv = normed;
   }
   if (rotary_table_.defined()) {
-    ops::rotary(stream, qkv, microbatch.positions, rotary_table_, config_.num_heads + config_.num_kv_heads,
-                config_.head_dim, /*inverse=*/false);
+    ops::rotary(stream, qkv, microbatch.positions, rotary_table_, num_heads_ + num_kv_heads_, config_.head_dim,
+                /*inverse=*/false);
   }
   stash.put(kQkv, qkv);
   return qkv;
@@ -134,8 +144,9 @@ ops::Gelu TransformerBlock::gelu() const {
 
 // act(up), again.
 Tensor TransformerBlock::activate(Stream& stream, const Tensor& up) const {
-  Tensor y = Tensor::empty(stream, {up.dim(0), config_.ffn_size}, up.dtype());
-  if (config_.activation == Activation::swiglu) {
+  const bool gated = config_.activation == Activation::swiglu;
+  Tensor y = Tensor::empty(stream, {up.dim(0), gated ? up.dim(1) / 2 : up.dim(1)}, up.dtype());
+  if (gated) {
     ops::swiglu_forward(stream, up, y);
   } else {
     ops::gelu_forward(stream, up, gelu(), y);
@@ -152,7 +163,7 @@ Tensor TransformerBlock::up_and_activate(Stream& stream, const Tensor& normed, S
     stash.put(kActivated, activated);
     return activated;
   }
-  Tensor up = Tensor::empty(stream, {normed.dim(0), config_.ffn_size}, normed.dtype());
+  Tensor up = Tensor::empty(stream, {normed.dim(0), up_.out()}, normed.dtype());
   Tensor activated = Tensor::empty(stream, up.shape(), up.dtype());
   const bool keep = ops::linear_gelu_forward(stream, normed, up_.weight.value, up_.bias.value, gelu(), up, activated);
   stash.put(kUp, up);
@@ -178,21 +189,24 @@ Tensor TransformerBlock::forward(Stream& stream, const Microbatch& microbatch, c
   put_stats(stash, stats1, kMean1, kRstd1);
   stash.put(kNormed1, normed1);
 
-  const Tensor qkv = queries_and_keys(stream, microbatch, qkv_.forward(stream, normed1), stash);
-  Tensor attention = Tensor::empty(stream, {x.dim(0), config_.num_heads * config_.head_dim}, x.dtype());
-  Tensor lse = Tensor::empty(stream, {microbatch.batch, config_.num_heads, microbatch.sequence}, DType::f32);
+  const int64_t num_tokens = microbatch.num_tokens();
+  const Tensor whole1 = tensor_.gather(stream, normed1, num_tokens);
+  const Tensor qkv = queries_and_keys(stream, microbatch, qkv_.forward(stream, whole1), stash);
+  Tensor attention = Tensor::empty(stream, {num_tokens, num_heads_ * config_.head_dim}, x.dtype());
+  Tensor lse = Tensor::empty(stream, {microbatch.batch, num_heads_, microbatch.sequence}, DType::f32);
   ops::attention_forward(stream, attention_shape(microbatch), qkv, microbatch.document_start, attention, lse);
   stash.put(kAttention, attention);
   stash.put(kLse, lse);
 
-  Tensor hidden = attention_out_.forward(stream, attention);
+  Tensor hidden = tensor_.reduce(stream, attention_out_.forward(stream, attention));
   ops::NormStats stats2;
   const Tensor normed2 = norm2_.add_forward(stream, hidden, x, stats2);
   stash.put(kHidden, hidden);
   put_stats(stash, stats2, kMean2, kRstd2);
   stash.put(kNormed2, normed2);
 
-  Tensor y = down_.forward(stream, up_and_activate(stream, normed2, stash));
+  const Tensor whole2 = tensor_.gather(stream, normed2, num_tokens);
+  Tensor y = tensor_.reduce(stream, down_.forward(stream, up_and_activate(stream, whole2, stash)));
   ops::add(stream, y, hidden, y);
   return y;
 }
@@ -215,46 +229,53 @@ void TransformerBlock::recompute(Stream& stream, const Microbatch& microbatch, S
 
 Tensor TransformerBlock::backward_input(Stream& stream, const Microbatch& microbatch, const Tensor& dy, Stash& stash) {
   // Feed-forward: y = h + down(act(up(norm2(h))))
-  stash.put(kGradOutput, dy);
-  const Tensor dup = down_and_activate_backward(stream, dy, stash.take(kUp));
+  const int64_t num_tokens = microbatch.num_tokens();
+  const Tensor whole_dy = tensor_.gather(stream, dy, num_tokens);
+  stash.put(kGradOutput, whole_dy);
+  const Tensor dup = down_and_activate_backward(stream, whole_dy, stash.take(kUp));
   stash.put(kGradUp, dup);
+  const Tensor dnormed2 = tensor_.reduce(stream, up_.backward_input(stream, dup));
   Tensor dhidden;
-  stash.put(kGradNorm2, norm2_.backward_input(stream, up_.backward_input(stream, dup), stash.take(kHidden),
-                                              get_stats(stash, kMean2, kRstd2), dy, dhidden));
-  stash.put(kGradHidden, dhidden);
+  stash.put(kGradNorm2, norm2_.backward_input(stream, dnormed2, stash.take(kHidden), get_stats(stash, kMean2, kRstd2),
+                                              dy, dhidden));
+  const Tensor whole_dhidden = tensor_.gather(stream, dhidden, num_tokens);
+  stash.put(kGradHidden, whole_dhidden);
 
   // Attention: h = x + out(attention(qkv(norm1(x))))
-  const Tensor dattention = attention_out_.backward_input(stream, dhidden);
+  const Tensor dattention = attention_out_.backward_input(stream, whole_dhidden);
   const Tensor qkv = stash.take(kQkv);
   Tensor dqkv = Tensor::empty(stream, qkv.shape(), qkv.dtype());
   ops::attention_backward(stream, attention_shape(microbatch), qkv, microbatch.document_start, stash.get(kAttention),
                           stash.take(kLse), dattention, dqkv);
   if (rotary_table_.defined()) {
-    ops::rotary(stream, dqkv, microbatch.positions, rotary_table_, config_.num_heads + config_.num_kv_heads,
-                config_.head_dim, /*inverse=*/true);
+    ops::rotary(stream, dqkv, microbatch.positions, rotary_table_, num_heads_ + num_kv_heads_, config_.head_dim,
+                /*inverse=*/true);
   }
   if (config_.qk_norm) {
     Tensor dq_norm = Tensor::empty(stream, {config_.head_dim}, DType::f32);
     Tensor dk_norm = Tensor::empty(stream, {config_.head_dim}, DType::f32);
     ops::qk_norm_backward(stream, dqkv, stash.take(kRawQkv), q_norm_.value, k_norm_.value, stash.take(kQkNormRstd),
-                          config_.num_heads, config_.num_kv_heads, dq_norm, dk_norm);
+                          num_heads_, num_kv_heads_, dq_norm, dk_norm);
     stash.put(kGradQNorm, dq_norm);
     stash.put(kGradKNorm, dk_norm);
   }
   stash.put(kGradQkv, dqkv);
+  const Tensor dnormed1 = tensor_.reduce(stream, qkv_.backward_input(stream, dqkv));
   Tensor dx;
-  stash.put(kGradNorm1, norm1_.backward_input(stream, qkv_.backward_input(stream, dqkv), stash.take(kInput),
-                                              get_stats(stash, kMean1, kRstd1), dhidden, dx));
+  stash.put(kGradNorm1,
+            norm1_.backward_input(stream, dnormed1, stash.take(kInput), get_stats(stash, kMean1, kRstd1), dhidden, dx));
   return dx;
 }
 
-void TransformerBlock::backward_weight(Stream& stream, const Microbatch&, Stash& stash) {
+// Of the normed inputs only this rank's rows were kept; the others come again.
+void TransformerBlock::backward_weight(Stream& stream, const Microbatch& microbatch, Stash& stash) {
+  const int64_t num_tokens = microbatch.num_tokens();
   down_.backward_weight(stream, stash.take(kGradOutput),
                         stash.take(stash.has(kKeptActivated) ? kKeptActivated : kActivated));
-  up_.backward_weight(stream, stash.take(kGradUp), stash.take(kNormed2));
+  up_.backward_weight(stream, stash.take(kGradUp), tensor_.gather(stream, stash.take(kNormed2), num_tokens));
   norm2_.backward_weight(stream, stash.take(kGradNorm2));
   attention_out_.backward_weight(stream, stash.take(kGradHidden), stash.take(kAttention));
-  qkv_.backward_weight(stream, stash.take(kGradQkv), stash.take(kNormed1));
+  qkv_.backward_weight(stream, stash.take(kGradQkv), tensor_.gather(stream, stash.take(kNormed1), num_tokens));
   if (config_.qk_norm) {
     add_gradient(stream, stash.take(kGradQNorm), q_norm_);
     add_gradient(stream, stash.take(kGradKNorm), k_norm_);

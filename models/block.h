@@ -13,14 +13,16 @@
 #include "core/ops/activation.h"
 #include "core/ops/attention.h"
 #include "models/layers.h"
+#include "parallel/tensor_group.h"
 #include "parallel/unit.h"
 
 namespace trireme {
 
 class TransformerBlock final : public Unit {
  public:
-  // `rotary_table` f32 [max_positions, D] (see ops/rotary.h), undefined without rotary; shared by all blocks.
-  TransformerBlock(const ModelConfig& config, int64_t layer, Tensor rotary_table);
+  // `rotary_table` f32 [max_positions, D] (see ops/rotary.h), undefined without rotary; shared by all blocks. Each rank of
+  // `tensor` has heads / size of the heads and its share of the feed-forward width.
+  TransformerBlock(const ModelConfig& config, int64_t layer, Tensor rotary_table, const TensorGroup& tensor);
 
   const std::string& name() const override { return name_; }
   std::vector<Weight*> weights() override;
@@ -40,6 +42,9 @@ class TransformerBlock final : public Unit {
   ops::AttentionShape attention_shape(const Microbatch& microbatch) const;
 
   ModelConfig config_;
+  TensorGroup tensor_;
+  int64_t num_heads_ = 0;  // on this rank, and so the shapes below
+  int64_t num_kv_heads_ = 0;
   std::string name_;
   Tensor rotary_table_;
   NormLayer norm1_;

@@ -12,7 +12,7 @@ void LinearLayer::list_weights(std::vector<Weight*>& list) {
 
 Tensor LinearLayer::forward(Stream& stream, const Tensor& x) const {
   Tensor y = Tensor::empty(stream, {x.dim(0), out()}, x.dtype());
-  ops::linear_forward(stream, x, weight.value, bias.value, y);
+  ops::linear_forward(stream, x, weight.value, adds_bias ? bias.value : Tensor{}, y);
   return y;
 }
 

@@ -12,8 +12,10 @@ namespace trireme {
 
 // y = x·wᵀ + b. The weight may join several parameters (q, k, v; gate, up).
 struct LinearLayer {
-  Weight weight;  // [out, in]
+  Weight weight;  // [out, in]; of this rank
   Weight bias;    // [out], or none
+  // A row-parallel layer makes a summand of its output on each tensor rank; only the first one's has the bias in it.
+  bool adds_bias = true;
 
   int64_t out() const { return weight.value.dim(0); }
   int64_t in() const { return weight.value.dim(1); }

@@ -36,29 +36,55 @@ std::vector<Weight*> LossHead::weights() {
   return list;
 }
 
+ops::VocabularyPart LossHead::part() const {
+  const LocalPart& rows = table_->parts.front().part;
+  return {rows.begin, rows.size};
+}
+
+// [n, rows of the table here], the padding among them.
+Tensor LossHead::chunk_logits(Stream& stream, const Tensor& x, DType dtype) const {
+  Tensor logits = Tensor::empty(stream, {x.dim(0), table_->value.dim(0)}, dtype, MemoryTag::workspace);
+  ops::linear_forward(stream, x, table_->value, {}, logits);
+  return logits;
+}
+
+// f32 [tensor ranks, n, 3]; undefined where the whole vocabulary is here.
+Tensor LossHead::stats_of_all(Stream& stream, const Tensor& logits, const Tensor& labels) const {
+  if (tensor_.size() == 1) return {};
+  const int64_t n = logits.dim(0);
+  Tensor all = Tensor::empty(stream, {tensor_.size(), n, 3}, DType::f32, MemoryTag::workspace);
+  Tensor mine = all.slice(tensor_.rank(), tensor_.rank() + 1).view({n, 3});
+  ops::cross_entropy_stats(stream, logits, labels, part(), mine);
+  tensor_.comm().all_gather(mine, all, stream)->wait(stream);
+  return all;
+}
+
 Tensor LossHead::forward(Stream& stream, const Microbatch& microbatch, const Tensor& x, Stash& stash) {
-  const int64_t num_tokens = x.dim(0);
-  const int64_t vocab = table_->value.dim(0);
+  const int64_t num_tokens = microbatch.num_tokens();
   const bool gradients = microbatch.with_gradients;
   ops::NormStats stats;
-  const Tensor normed = norm_.forward(stream, x, stats);
-  Tensor dnormed = gradients ? Tensor::empty(stream, x.shape(), x.dtype()) : Tensor{};
+  const Tensor normed = tensor_.gather(stream, norm_.forward(stream, x, stats), num_tokens);
+  Tensor dnormed = gradients ? Tensor::empty(stream, normed.shape(), x.dtype()) : Tensor{};
   Tensor losses = Tensor::empty(stream, {num_tokens}, DType::f32);
-  const Chunks cut = chunks(stream.device().type, x.dtype(), num_tokens, vocab);
+  const Chunks cut = chunks(stream.device().type, x.dtype(), num_tokens, table_->value.dim(0));
   const int64_t chunk = cut.tokens;
   for (int64_t begin = 0; begin < num_tokens; begin += chunk) {
     const int64_t end = std::min(begin + chunk, num_tokens);
     const Tensor x_chunk = normed.slice(begin, end);
-    Tensor logits = Tensor::empty(stream, {end - begin, vocab}, cut.dtype, MemoryTag::workspace);
-    ops::linear_forward(stream, x_chunk, table_->value, {}, logits);
+    const Tensor logits = chunk_logits(stream, x_chunk, cut.dtype);
+    if (microbatch.logits.defined()) {
+      Tensor place = microbatch.logits.slice(begin, end);
+      cut.dtype == DType::f32 ? ops::copy(stream, logits, place) : ops::cast(stream, logits, place);
+    }
     Tensor dlogits;
     if (gradients) {
       dlogits =
           x.dtype() == cut.dtype ? logits : Tensor::empty(stream, logits.shape(), x.dtype(), MemoryTag::workspace);
     }
+    const Tensor labels = microbatch.labels.slice(begin, end);
     Tensor chunk_losses = losses.slice(begin, end);
-    ops::cross_entropy(stream, logits, microbatch.labels.slice(begin, end), microbatch.grad_scale, chunk_losses,
-                       dlogits);
+    ops::cross_entropy(stream, logits, labels, part(), stats_of_all(stream, logits, labels), microbatch.grad_scale,
+                       chunk_losses, dlogits);
     if (!gradients) continue;
     Tensor no_bias;
     ops::linear_backward_weight(stream, dlogits, x_chunk, table_->gradient, no_bias, table_->accumulate_gradient());
@@ -69,7 +95,8 @@ Tensor LossHead::forward(Stream& stream, const Microbatch& microbatch, const Ten
   ops::sum(stream, losses, loss_sum, /*accumulate=*/true);
   if (gradients) {
     Tensor dx;
-    norm_.backward_weight(stream, norm_.backward_input(stream, dnormed, x, stats, /*residual=*/{}, dx));
+    norm_.backward_weight(stream,
+                          norm_.backward_input(stream, tensor_.reduce(stream, dnormed), x, stats, /*residual=*/{}, dx));
     stash.put(kGradInput, dx);
   }
   return {};
@@ -82,8 +109,9 @@ Tensor LossHead::backward_input(Stream&, const Microbatch&, const Tensor&, Stash
 Tensor LossHead::logits(Stream& stream, const Tensor& x) const {
   ops::NormStats stats;
   const Tensor normed = norm_.forward(stream, x, stats);
-  Tensor logits = Tensor::empty(stream, {x.dim(0), table_->value.dim(0)}, DType::f32, MemoryTag::workspace);
-  ops::linear_forward(stream, normed, table_->value, {}, logits);
+  const Tensor rows = table_->value.slice(0, part().size);
+  Tensor logits = Tensor::empty(stream, {x.dim(0), rows.dim(0)}, DType::f32, MemoryTag::workspace);
+  ops::linear_forward(stream, normed, rows, {}, logits);
   return logits;
 }
 

@@ -66,12 +66,37 @@ Parameter make_norm_weight(const std::string& name, int64_t size) {
   return make(name + ".weight", {size}, Role::norm, {Initializer::Kind::constant, 1.0});
 }
 
-NormLayer make_norm(const std::string& name, int64_t size, const ModelConfig& config) {
+NormLayer make_norm(const std::string& name, int64_t size, const ModelConfig& config, bool tokens_are_cut) {
+  const auto placed = [&](Parameter p) { return tokens_are_cut ? partial_over_tensor(std::move(p)) : p; };
   NormLayer norm;
-  norm.weight = Weight(make_norm_weight(name, size));
-  if (config.norm == NormKind::layer) norm.bias = Weight(make_bias(name, size));
+  norm.weight = Weight(placed(make_norm_weight(name, size)));
+  if (config.norm == NormKind::layer) norm.bias = Weight(placed(make_bias(name, size)));
   norm.eps = static_cast<float>(config.norm_eps);
   return norm;
+}
+
+namespace {
+
+Parameter split_over_tensor(Parameter p, int dim, int64_t granule) {
+  p.placement.split(Axis::tensor, dim);
+  p.gradient_placement.split(Axis::tensor, dim);
+  p.granule = granule;
+  return p;
+}
+
+}  // namespace
+
+Parameter column_parallel(Parameter parameter, int64_t granule) {
+  return split_over_tensor(std::move(parameter), 0, granule);
+}
+
+Parameter row_parallel(Parameter parameter, int64_t granule) {
+  return split_over_tensor(std::move(parameter), 1, granule);
+}
+
+Parameter partial_over_tensor(Parameter parameter) {
+  parameter.gradient_placement.partial(Axis::tensor);
+  return parameter;
 }
 
 }  // namespace trireme

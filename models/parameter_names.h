@@ -22,11 +22,19 @@ struct ParameterNames {
   static std::string head(ModelFamily family);        // "lm_head", where it isn't tied
 };
 
-// Gradients of all of them are partial over the data axes. `name` without suffix.
+// Gradients of all of them are partial over the data axes. `name` without suffix. Replicated over the tensor group, until
+// one of the functions below says otherwise.
 Parameter make_matrix(const std::string& name, int64_t out, int64_t in, double std);
 Parameter make_embedding(const std::string& name, int64_t rows, int64_t width, double std);
 Parameter make_bias(const std::string& name, int64_t size);         // starts at 0
 Parameter make_norm_weight(const std::string& name, int64_t size);  // starts at 1
-NormLayer make_norm(const std::string& name, int64_t size, const ModelConfig& config);
+// `tokens_are_cut`: each tensor rank sees only its share of the tokens (sequence parallelism), so gradients are partial.
+NormLayer make_norm(const std::string& name, int64_t size, const ModelConfig& config, bool tokens_are_cut);
+
+// How tensor parallelism places parameters. Sizes that no head count fixes are padded to 16 bytes of bf16.
+inline constexpr int64_t kTensorGranule = 8;
+Parameter column_parallel(Parameter parameter, int64_t granule = 1);  // by outputs: dim 0
+Parameter row_parallel(Parameter parameter, int64_t granule = 1);     // by inputs: dim 1
+Parameter partial_over_tensor(Parameter parameter);                   // value replicated, gradients summed
 
 }  // namespace trireme

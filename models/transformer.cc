@@ -1,55 +1,68 @@
 #include "models/transformer.h"
 
-#include "models/block.h"
-#include "models/embedding.h"
-#include "models/parameter_names.h"
+#include "models/model_units.h"
 #include "models/rotary_table.h"
+#include "parallel/zero/weight_groups.h"
 
 namespace trireme {
 
-Transformer::Transformer(Stream& stream, const ModelConfig& config, const Options& options) : config_(config) {
-  const ModelFamily family = config.family;
-  const double std = config.initializer_range;
-  embedding_ = Weight(make_embedding(ParameterNames::embedding(family), config.vocab_size, config.hidden_size, std));
-  const bool learned_positions = config.rope.type == RopeType::none;
-  if (learned_positions) {
-    positions_ =
-        Weight(make_embedding(ParameterNames::positions(family), config.max_positions, config.hidden_size, std));
-  }
-  units_.push_back(std::make_unique<EmbeddingUnit>(&embedding_, learned_positions ? &positions_ : nullptr));
-  const Tensor rotary = make_rotary_table(stream, config, options.max_sequence);
-  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
-    units_.push_back(std::make_unique<TransformerBlock>(config, layer, rotary));
-  }
-  if (!config.tie_embeddings) {
-    head_table_ = Weight(make_matrix(ParameterNames::head(family), config.vocab_size, config.hidden_size, std));
-  }
-  auto head = std::make_unique<LossHead>(make_norm(ParameterNames::final_norm(family), config.hidden_size, config),
-                                         config.tie_embeddings ? &embedding_ : &head_table_);
-  head_ = head.get();
-  units_.push_back(std::move(head));
-
-  // One bucket for each unit; the embedding, which may be tied, in one of its own.
-  add_bucket(stream, options, "embedding", {&embedding_});
-  if (learned_positions) add_bucket(stream, options, "positions", {&positions_});
-  for (const auto& unit : units_) {
-    if (unit.get() == units_.front().get()) continue;
-    std::vector<Weight*> weights = unit->weights();
-    std::erase(weights, &embedding_);
-    add_bucket(stream, options, unit->name(), weights);
+Transformer::Transformer(Stream& stream, const ModelConfig& config, const Options& options, const ModelPlace& place)
+    : config_(config),
+      place_(place),
+      compute_(options.compute),
+      units_(std::make_unique<ModelUnits>(config, place, make_rotary_table(stream, config, options.max_sequence))) {
+  // A bucket for each unit, or one for each kind of its weights; tables in buckets of their own, since they may be tied.
+  for (const auto& unit : units_->units) {
+    std::vector<Weight*> rest;
+    for (Weight* weight : unit->weights()) {
+      if (weight == &units_->embedding || weight == &units_->positions || weight == &units_->head_table) {
+        add_bucket(stream, options, table_name(*weight), {weight});
+      } else {
+        rest.push_back(weight);
+      }
+    }
+    for (const std::vector<Weight*>& group : group_weights(rest, place.mesh)) {
+      add_bucket(stream, options, unit->name(), group);
+    }
   }
 }
 
+Transformer::~Transformer() = default;
+
+std::string Transformer::table_name(const Weight& table) const {
+  if (&table == &units_->embedding) return "embedding";
+  return &table == &units_->positions ? "positions" : "head table";
+}
+
 void Transformer::add_bucket(Stream& stream, const Options& options, std::string name, std::vector<Weight*> weights) {
+  const Mesh& mesh = place_.mesh;
+  const bool tied_head = config_.tie_embeddings && weights.front() == &units_->head_table;
+  const bool tied = tied_head || (config_.tie_embeddings && weights.front() == &units_->embedding);
+  const bool both_here = units_->embedding_unit != nullptr && units_->head != nullptr;
   Bucket::Options bucket_options;
   bucket_options.compute = options.compute;
   bucket_options.gradients = options.gradients;
   bucket_options.states = options.states;
+  bucket_options.stage = options.zero;
+  bucket_options.num_shards = mesh.degree(Axis::data_shard);
+  bucket_options.shard = mesh.coordinate(Axis::data_shard);
   bucket_options.with_master = options.with_master;
   bucket_options.with_optimizer_states = options.with_optimizer_states;
+  bucket_options.on_both_ends = tied && !both_here;
+  if (tied_head && both_here) bucket_options.values_of = buckets_.front().get();
   buckets_.push_back(std::make_unique<Bucket>(stream, std::move(name), weights, bucket_options));
+  if (bucket_options.values_of != nullptr) return;
+
+  const Bucket& bucket = *buckets_.back();
+  const bool first_of_data =
+      mesh.coordinate(Axis::data_replica) == 0 && (bucket.stage() > 0 || mesh.coordinate(Axis::data_shard) == 0);
+  const bool first_of_tensor = bucket.split_axes().contains(Axis::tensor) || mesh.coordinate(Axis::tensor) == 0;
   for (Weight* weight : weights) {
-    for (Parameter& part : weight->parts) parameters_.push_back({&part, buckets_.back().get()});
+    for (Parameter& part : weight->parts) {
+      parameters_.push_back({.parameter = &part,
+                             .bucket = buckets_.back().get(),
+                             .speaks = first_of_data && first_of_tensor && !(tied_head && !both_here)});
+    }
   }
 }
 
@@ -59,20 +72,18 @@ void Transformer::initialize(Stream& stream, uint64_t seed) {
 
 std::vector<Unit*> Transformer::units() const {
   std::vector<Unit*> list;
-  for (const auto& unit : units_) list.push_back(unit.get());
+  for (const auto& unit : units_->units) list.push_back(unit.get());
   return list;
 }
+
+const std::vector<ModelChunk>& Transformer::chunks() const { return units_->chunks; }
+
+LossHead* Transformer::head() const { return units_->head; }
 
 std::vector<Bucket*> Transformer::buckets() const {
   std::vector<Bucket*> list;
   for (const auto& bucket : buckets_) list.push_back(bucket.get());
   return list;
-}
-
-int64_t Transformer::num_parameters() const {
-  int64_t n = 0;
-  for (const ParameterRef& entry : parameters_) n += entry.parameter->shape.numel();
-  return n;
 }
 
 }  // namespace trireme

@@ -8,11 +8,33 @@
 
 #include "core/config/config.h"
 #include "models/loss_head.h"
-#include "parallel/zero/bucket.h"
 #include "parallel/name_map.h"
+#include "parallel/tensor_group.h"
 #include "parallel/unit.h"
+#include "parallel/zero/bucket.h"
 
 namespace trireme {
+
+// What of the model one rank holds. Chunk i of the model is `layers_of_chunk[i]` consecutive layers; the first chunk begins
+// with the embedding, the last one ends with the loss head.
+struct ModelPlace {
+  Mesh mesh = Mesh({}, 0);
+  TensorGroup tensor = {};
+  std::vector<int64_t> layers_of_chunk = {};  // none: one chunk of all layers
+  std::vector<int> chunks = {0};              // on this rank, ascending
+};
+
+// A chunk on this rank: some units of Transformer::units().
+struct ModelChunk {
+  int chunk = 0;
+  size_t first_unit = 0;
+  size_t num_units = 0;
+  size_t first_block = 0;   // the first unit that is a layer
+  int64_t first_layer = 0;  // of the model
+  int64_t num_layers = 0;
+};
+
+struct ModelUnits;
 
 class Transformer {
  public:
@@ -21,41 +43,60 @@ class Transformer {
     DType gradients = DType::f32;
     DType states = DType::f32;  // of the optimizer
     int64_t max_sequence = 0;   // longest sequence that will run, tokens; size of the rotary table
+    int64_t zero = 0;           // parallel.zero, over the data_shard axis of the place's mesh
     bool with_optimizer_states = true;
     bool with_master = true;  // fp32 master weights beside bf16 ones
   };
 
   // Allocates everything; weights are zero until `initialize`. REQUIRES: the configuration was checked.
-  Transformer(Stream& stream, const ModelConfig& config, const Options& options);
+  Transformer(Stream& stream, const ModelConfig& config, const Options& options, const ModelPlace& place = {});
+  ~Transformer();
 
   void initialize(Stream& stream, uint64_t seed);
 
   const ModelConfig& config() const { return config_; }
+  const ModelPlace& place() const { return place_; }
+  DType compute() const { return compute_; }  // of weights and hidden states
+  // Of this rank, chunk by chunk.
   std::vector<Unit*> units() const;
+  const std::vector<ModelChunk>& chunks() const;
   std::vector<Bucket*> buckets() const;
-  LossHead& head() const { return *head_; }
-  // Every parameter once, with its bucket, in the order of the units.
+  LossHead* head() const;  // nullptr on ranks without the last chunk
+  // Every parameter on this rank once, with its bucket, in the order of the units.
   const std::vector<ParameterRef>& parameters() const { return parameters_; }
-  int64_t num_parameters() const;  // tied ones once, without padding
 
  private:
+  std::string table_name(const Weight& table) const;
   void add_bucket(Stream& stream, const Options& options, std::string name, std::vector<Weight*> weights);
 
   ModelConfig config_;
-  Weight embedding_;
-  Weight positions_;
-  Weight head_table_;  // untied only
-  std::vector<std::unique_ptr<Unit>> units_;
-  LossHead* head_ = nullptr;
+  ModelPlace place_;
+  DType compute_;
+  std::unique_ptr<ModelUnits> units_;
   std::vector<std::unique_ptr<Bucket>> buckets_;
   std::vector<ParameterRef> parameters_;
 };
+
+// The parameters of the whole model, each once, in the order of the units: what a checkpoint holds. Without memory.
+std::vector<Parameter> model_parameters(const ModelConfig& config);
 
 // How the parameters of `config` stand in its family's Hugging Face checkpoints.
 NameMap hugging_face_names(const ModelConfig& config);
 
 // Number of parameters without building the model.
 int64_t count_parameters(const ModelConfig& config);
+
+// What the rank of `place` stores from step to step, in bytes (Rajbhandari et al. 2020, section 5): with P elements of
+// parameters on the rank and S shards, weights take P, from stage 3 on P/S; gradients P, from stage 2 on P/S; what the
+// optimizer keeps P, from stage 1 on P/S; each times its width. A tied table whose both uses are here has gradients
+// twice. Gaps between weights in a bucket (under 64 elements each) aren't counted.
+struct ModelMemory {
+  int64_t parameters = 0;
+  int64_t gradients = 0;
+  int64_t optimizer = 0;
+  int64_t num_parameters = 0;  // P, elements
+};
+ModelMemory model_memory(const ModelConfig& config, const ModelPlace& place, const Transformer::Options& options);
 
 // Model FLOPs of training on one token at sequence length T, forward and backward: 6 for each element of a matrix
 // that the token meets (the head's among them, the embedding's look-up not) plus attention, causal and so counted

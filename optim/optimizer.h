@@ -1,4 +1,4 @@
-// The optimizer: one global gradient norm, clipping, and a fused update of every bucket.
+// The optimizer: clipping by the global gradient norm, and a fused update of this rank's shard of every bucket.
 #pragma once
 
 #include <vector>
@@ -15,10 +15,11 @@ class Optimizer {
   // stochastic rounding (core/ops/adamw.h).
   Optimizer(Stream& stream, const OptimizerConfig& config, uint64_t seed, std::vector<Bucket*> buckets);
 
-  // Updates weights and states from the reduced gradients. `update` counts from 1; `loss` f64 [1] is looked at for
-  // NaN and Inf only. When the norm or the loss is not finite nothing changes, in this update or any later one.
-  // The host does not wait for the device.
-  void update(Stream& stream, double learning_rate, int64_t update, const Tensor& loss);
+  // Updates weights and states from the reduced gradients. `update` counts from 1; `sum_squares` f64 [1] is that of all
+  // gradients of the world (parallel/zero/gradient_norm.h); `loss` f64 [1] is looked at for NaN and Inf only. When the
+  // norm or the loss is not finite nothing changes, in this update or any later one. The host does not wait for the
+  // device.
+  void update(Stream& stream, double learning_rate, int64_t update, const Tensor& sum_squares, const Tensor& loss);
 
   // Sticky flag and norm of the last update, f32 [1] and i32 [1] on the device.
   const ops::UpdateScalars& scalars() const { return scalars_; }
@@ -26,8 +27,7 @@ class Optimizer {
  private:
   OptimizerConfig config_;
   std::vector<Bucket*> buckets_;
-  std::vector<Tensor> ranges_;  // of each bucket, i64 [parameters, 5] (core/ops/update_range.h)
-  Tensor sum_squares_;          // f64 [1]
+  std::vector<Tensor> ranges_;  // of each bucket's shard: rows of core/ops/update_range.h
   ops::UpdateScalars scalars_;
 };
 

@@ -74,6 +74,11 @@ int64_t Mesh::stride(Axis axis) const {
 
 int64_t Mesh::coordinate(Axis axis) const { return rank_ / stride(axis) % degree(axis); }
 
+Mesh Mesh::at(Axis axis, int64_t coordinate) const {
+  TRIREME_CHECK(coordinate >= 0 && coordinate < degree(axis));
+  return Mesh(degrees_, rank_ + (coordinate - this->coordinate(axis)) * stride(axis));
+}
+
 std::vector<int64_t> Mesh::group(AxisSet axes) const {
   bool dense = false;
   bool expert = false;

@@ -83,6 +83,9 @@ class Mesh {
   int64_t group_size(AxisSet axes) const;
   int64_t group_rank(AxisSet axes) const;  // this rank's place in group(axes)
 
+  // The mesh as the rank sees it that has `coordinate` on this axis, and else the same coordinates.
+  Mesh at(Axis axis, int64_t coordinate) const;
+
   int64_t data_degree() const { return group_size(kDataAxes); }
   int64_t data_rank() const { return group_rank(kDataAxes); }
 

@@ -26,6 +26,8 @@ struct Microbatch {
   bool with_gradients = true;  // false in evaluation: forward only
   Tensor grad_scale;           // f32 [1], of each token's loss: 1 / (valid tokens of the global batch); with gradients
   Tensor loss_sum;             // f64 [1]; the loss head adds the sum of its tokens' losses, unscaled
+  // f32 [N, rows of the head's table on this rank]; where defined, the loss head leaves its logits there.
+  Tensor logits;
 
   int64_t num_tokens() const { return batch * sequence; }
 };
@@ -44,6 +46,12 @@ class Unit {
   virtual Tensor backward_input(Stream& stream, const Microbatch& microbatch, const Tensor& dy, Stash& stash) = 0;
   // Writes or adds the gradients of `weights()` (Weight::accumulate_gradient), and leaves the stash empty.
   virtual void backward_weight(Stream& stream, const Microbatch& microbatch, Stash& stash) = 0;
+
+  // Whether `forward` makes the gradients of the weights already and the halves of backward touch neither them nor the
+  // weights' values (the loss head).
+  virtual bool gradients_in_forward() const { return false; }
+  // Whether backward, recomputation included, reads the values of the weights.
+  virtual bool reads_values_in_backward() const { return !gradients_in_forward(); }
 
   // Selective recomputation: outputs of norms and activation functions are dropped after forward and made again before
   // backward_input, with the same bits.

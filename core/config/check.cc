@@ -90,8 +90,6 @@ void check_supported(const Config& config, const KeyPlaces& places) {
   require_degree_one(places, "parallel.context", parallel.context);
   require_degree_one(places, "parallel.expert", parallel.expert);
   require_degree_one(places, "parallel.expert_tensor", parallel.expert_tensor);
-  require_built(places, parallel.zero == 0, "parallel.zero", std::to_string(parallel.zero), "0");
-  require_built(places, parallel.zero_group == kZeroGroupAll, "parallel.zero_group", "a smaller group", "all");
 
   const PrecisionConfig& precision = config.precision;
   require_built(places, precision.compute != ComputeType::fp8, "precision.compute", "fp8", "auto");

@@ -47,7 +47,7 @@ struct AdamWTensors {
 // w −= lr·(m̂/(√v̂ + eps) + decay·w). Elements outside every range are left alone. Does nothing when
 // scalars.non_finite is set. An element gets the same bits however a bucket is cut into calls.
 //
-// ranges: i64 [R, 5] on the device, rows of UpdateRange (update_range.h) in ascending order without overlap.
+// ranges: i64 [R, 8] on the device, rows of UpdateRange (update_range.h) in ascending order without overlap.
 // grad f32 or bf16 [n]. All tensors begin at a 16-byte boundary: cut a bucket at multiples of 8.
 void adamw_update(Stream& stream, const AdamW& options, const UpdateScalars& scalars, const Tensor& ranges,
                   const Tensor& grad, AdamWTensors& state);

@@ -49,6 +49,14 @@ void check_float_matrix(const Stream& stream, std::string_view op, std::string_v
   }
 }
 
+void check_part(std::string_view op, const VocabularyPart& part, int64_t width) {
+  if (part.first < 0 || part.size < 0 || part.size > width) [[unlikely]] {
+    throw BugError({.what = std::string(op) + ": a part of the vocabulary that does not fit",
+                    .expected = "at most " + std::to_string(width) + " entries",
+                    .found = std::to_string(part.size) + " from " + std::to_string(part.first) + " on"});
+  }
+}
+
 void check_same_count(std::string_view op, const Tensor& a, const Tensor& b) {
   if (a.numel() != b.numel()) [[unlikely]] {
     throw BugError({.what = std::string(op) + ": tensors of different size",

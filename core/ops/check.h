@@ -3,6 +3,7 @@
 
 #include <string_view>
 
+#include "core/ops/vocabulary_part.h"
 #include "core/tensor/tensor.h"
 
 namespace trireme::ops {
@@ -18,6 +19,9 @@ void check_float(const Stream& stream, std::string_view op, std::string_view nam
 
 // The same for a matrix of any size of f32 or bf16, whose dtype and shape the other arguments then follow.
 void check_float_matrix(const Stream& stream, std::string_view op, std::string_view name, const Tensor& tensor);
+
+// A part that begins at an id, and has room in `width` rows of a table, or columns of logits.
+void check_part(std::string_view op, const VocabularyPart& part, int64_t width);
 
 // As many elements, whatever the shape.
 void check_same_count(std::string_view op, const Tensor& a, const Tensor& b);

@@ -1,8 +1,8 @@
 #include "parallel/zero/bucket.h"
 
-#include "core/device/thread_pool.h"
+#include <algorithm>
+
 #include "core/ops/elementwise.h"
-#include "core/random/philox.h"
 
 namespace trireme {
 
@@ -12,72 +12,150 @@ constexpr int64_t kAlignment = 64;  // elements
 
 int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
-}  // namespace
-
-Bucket::Bucket(Stream& stream, std::string name, std::vector<Weight*> weights, const Options& options)
-    : name_(std::move(name)), weights_(std::move(weights)), compute_(options.compute) {
-  TRIREME_CHECK(!weights_.empty());
-  TRIREME_CHECK(options.with_master || compute_ == DType::bf16, "fp32 weights are their own master");
-  reduce_axes_ = weights_.front()->parts.front().gradient_placement.partial_axes();
-  int64_t n = 0;
-  for (const Weight* weight : weights_) {
-    n = round_up(n, kAlignment);
-    offsets_.push_back(n);
-    for (const Parameter& part : weight->parts) {
-      TRIREME_CHECK(part.gradient_placement.partial_axes() == reduce_axes_, "a bucket of different reductions");
-      segments_.push_back({n, n + part.shape.numel(), &part});
-      n += part.shape.numel();
-    }
+AxisSet split_axes_of(const Placement& placement) {
+  AxisSet axes;
+  for (int i = 0; i < kNumAxes; ++i) {
+    const Axis axis = static_cast<Axis>(i);
+    if (placement[axis].kind == AxisPlacement::Kind::split) axes.insert(axis);
   }
-  n = round_up(n, kAlignment * options.divisor);
+  return axes;
+}
 
-  const auto zeros = [&](DType dtype, MemoryTag tag) {
-    Tensor t = Tensor::empty(stream, {n}, dtype, tag);
-    ops::fill(stream, t, 0);
-    return t;
-  };
-  value_ = zeros(compute_, MemoryTag::parameters);
-  gradient_ = zeros(options.gradients, MemoryTag::gradients);
-  if (options.with_optimizer_states) {
-    if (options.with_master) master_ = compute_ == DType::f32 ? value_ : zeros(DType::f32, MemoryTag::optimizer);
-    m_ = zeros(options.states, MemoryTag::optimizer);
-    v_ = zeros(options.states, MemoryTag::optimizer);
-  }
-  for (size_t i = 0; i < weights_.size(); ++i) {
-    Weight& weight = *weights_[i];
-    weight.value = value_.flat_slice(offsets_[i], weight.shape());
-    weight.gradient = gradient_.flat_slice(offsets_[i], weight.shape());
-    int64_t offset = offsets_[i];
+Tensor zeros(Stream& stream, int64_t n, DType dtype, MemoryTag tag) {
+  Tensor t = Tensor::empty(stream, {n}, dtype, tag);
+  ops::fill(stream, t, 0);
+  return t;
+}
+
+// Points `whole` of each weight and `piece` of each of its parameters into `flat`, or nowhere.
+void point(const std::vector<Weight*>& weights, const std::vector<int64_t>& offsets, const Tensor& flat,
+           Tensor Weight::*whole, Tensor Parameter::*piece) {
+  for (size_t i = 0; i < weights.size(); ++i) {
+    Weight& weight = *weights[i];
+    weight.*whole = flat.defined() ? flat.flat_slice(offsets[i], weight.shape()) : Tensor{};
+    int64_t offset = offsets[i];
     for (Parameter& part : weight.parts) {
-      part.value = value_.flat_slice(offset, part.shape);
-      part.gradient = gradient_.flat_slice(offset, part.shape);
-      offset += part.shape.numel();
+      part.*piece = flat.defined() ? flat.flat_slice(offset, part.local_shape()) : Tensor{};
+      offset += part.local_shape().numel();
     }
   }
 }
 
-void Bucket::initialize(Stream& stream, uint64_t seed) {
+}  // namespace
+
+Bucket::Bucket(Stream& stream, std::string name, std::vector<Weight*> weights, const Options& options)
+    : name_(std::move(name)),
+      weights_(std::move(weights)),
+      compute_(options.compute),
+      gradients_(options.gradients),
+      stage_(options.num_shards == 1 ? 0 : options.stage),
+      on_both_ends_(options.on_both_ends),
+      values_of_(options.values_of) {
+  TRIREME_CHECK(!weights_.empty());
+  TRIREME_CHECK(options.with_master || compute_ == DType::bf16, "fp32 weights are their own master");
+  TRIREME_CHECK(options.shard >= 0 && options.shard < options.num_shards && options.stage >= 0 && options.stage <= 3);
+  place_weights();
+  numel_ = round_up(segments_.back().end, kAlignment * options.num_shards);
+  own_numel_ = numel_ / options.num_shards;
+  own_begin_ = options.shard * own_numel_;
+  shard_begin_ = stage_ == 0 ? 0 : own_begin_;
+  shard_end_ = stage_ == 0 ? numel_ : own_begin_ + own_numel_;
+  TRIREME_CHECK(values_of_ == nullptr || values_of_->numel_ == numel_, "a second use of other weights");
+  allocate(stream, options);
+}
+
+void Bucket::place_weights() {
+  int64_t n = 0;
   for (Weight* weight : weights_) {
-    for (const Parameter& part : weight->parts) {
-      const int64_t n = part.shape.numel();
-      std::vector<float> host(static_cast<size_t>(n), static_cast<float>(part.init.value));
-      if (part.init.kind == Initializer::Kind::normal) {
-        const uint64_t key = random_key(seed, part.name);
-        stream.pool().for_ranges(n, 16384, [&](int64_t begin, int64_t end) {
-          for (int64_t i = begin; i < end; i += 2) {  // begin is even
-            const NormalPair pair = normal_pair_at(key, static_cast<uint64_t>(i / 2));
-            host[static_cast<size_t>(i)] = static_cast<float>(part.init.value * pair.even);
-            if (i + 1 < end) host[static_cast<size_t>(i + 1)] = static_cast<float>(part.init.value * pair.odd);
-          }
-        });
-      }
-      write(stream, part, Buffer::master, host.data());
+    n = round_up(n, kAlignment);
+    offsets_.push_back(n);
+    for (Parameter& parameter : weight->parts) {
+      if (parameter.part.padded == 0) parameter.part = LocalPart::whole(parameter.shape);
+      partial_ = partial_ | parameter.gradient_placement.partial_axes();
+      split_ = split_ | split_axes_of(parameter.placement);
+      const int64_t end = n + parameter.local_shape().numel();
+      segments_.push_back({n, end, &parameter});
+      n = end;
     }
   }
+}
+
+void Bucket::allocate(Stream& stream, const Options& options) {
+  const int64_t shard = shard_end_ - shard_begin_;
+  if (stage_ < 2) {
+    gradient_ = zeros(stream, numel_, gradients_, MemoryTag::gradients);
+    gradient_shard_ = gradient_.slice(shard_begin_, shard_end_);
+    point_gradients(gradient_);
+  } else {
+    gradient_shard_ = zeros(stream, shard, gradients_, MemoryTag::gradients);
+  }
+  if (values_of_ != nullptr) {
+    values_of_->second_uses_.push_back(this);
+    point_values(values_of_->value_);
+    return;
+  }
+  if (stage_ < 3) {
+    value_ = zeros(stream, numel_, compute_, MemoryTag::parameters);
+    value_shard_ = value_.slice(shard_begin_, shard_end_);
+    point_values(value_);
+  } else {
+    value_shard_ = zeros(stream, shard, compute_, MemoryTag::parameters);
+  }
+  if (!options.with_optimizer_states) return;
+  if (options.with_master) {
+    master_ = compute_ == DType::f32 ? value_shard_ : zeros(stream, shard, DType::f32, MemoryTag::optimizer);
+  }
+  m_ = zeros(stream, shard, options.states, MemoryTag::optimizer);
+  v_ = zeros(stream, shard, options.states, MemoryTag::optimizer);
+}
+
+void Bucket::point_values(const Tensor& flat) {
+  point(weights_, offsets_, flat, &Weight::value, &Parameter::value);
+  for (Bucket* use : second_uses_) use->point_values(flat);
+}
+
+void Bucket::point_gradients(const Tensor& flat) {
+  point(weights_, offsets_, flat, &Weight::gradient, &Parameter::gradient);
+}
+
+Tensor Bucket::own_gradient() const {
+  const int64_t begin = own_begin_ - shard_begin_;
+  return gradient_shard_.slice(begin, begin + own_numel_);
+}
+
+void Bucket::open_value(Stream& stream) {
+  TRIREME_CHECK(stage_ == 3 && !value_.defined());
+  value_ = Tensor::empty(stream, {numel_}, compute_, MemoryTag::parameters);
+  point_values(value_);
+}
+
+void Bucket::drop_value() {
+  TRIREME_CHECK(stage_ == 3);
+  value_ = {};
+  point_values(value_);
 }
 
 void Bucket::begin_step() {
   for (Weight* weight : weights_) weight->gradient_written = false;
+}
+
+void Bucket::open_gradient(Stream& stream) {
+  TRIREME_CHECK(stage_ >= 2 && !gradient_.defined(), "gradients of two microbatches at once");
+  gradient_ = Tensor::empty(stream, {numel_}, gradients_, MemoryTag::gradients);
+  // What no weight covers.
+  const auto clear = [&](int64_t begin, int64_t end) {
+    if (begin == end) return;
+    Tensor gap = gradient_.slice(begin, end);
+    ops::fill(stream, gap, 0);
+  };
+  int64_t covered = 0;
+  for (const BucketSegment& segment : segments_) {
+    clear(covered, segment.begin);
+    covered = segment.end;
+  }
+  clear(covered, numel_);
+  point_gradients(gradient_);
+  begin_step();
 }
 
 void Bucket::finish_gradients(Stream& stream) {
@@ -86,53 +164,12 @@ void Bucket::finish_gradients(Stream& stream) {
   }
 }
 
-int64_t Bucket::offset_of(const Parameter& parameter) const {
-  for (size_t i = 0; i < weights_.size(); ++i) {
-    int64_t offset = offsets_[i];
-    for (const Parameter& part : weights_[i]->parts) {
-      if (&part == &parameter) return offset;
-      offset += part.shape.numel();
-    }
-  }
-  TRIREME_CHECK(false, "a parameter of another bucket");
-  return 0;
-}
-
-Tensor Bucket::view_of(const Tensor& flat, const Parameter& parameter) const {
-  return flat.flat_slice(offset_of(parameter), parameter.shape);
-}
-
-const Tensor& Bucket::buffer(Buffer kind) const {
-  switch (kind) {
-    case Buffer::master: return master_.defined() ? master_ : value_;
-    case Buffer::gradient: return gradient_;
-    case Buffer::first_moment: return m_;
-    case Buffer::second_moment: return v_;
-  }
-  return value_;
-}
-
-void Bucket::read(Stream& stream, const Parameter& parameter, Buffer kind, float* host) const {
-  Tensor view = view_of(buffer(kind), parameter);
-  if (view.dtype() == DType::bf16) {
-    Tensor wide = Tensor::empty(stream, view.shape(), DType::f32, MemoryTag::workspace);
-    ops::cast(stream, view, wide);
-    view = wide;
-  }
-  ops::copy_to_host(stream, view, host);
-  stream.synchronize();
-}
-
-void Bucket::write(Stream& stream, const Parameter& parameter, Buffer kind, const float* host) {
-  Tensor view = view_of(buffer(kind), parameter);
-  Tensor wide =
-      view.dtype() == DType::f32 ? view : Tensor::empty(stream, parameter.shape, DType::f32, MemoryTag::workspace);
-  ops::copy_from_host(stream, host, wide);
-  if (view.dtype() == DType::bf16) ops::cast(stream, wide, view);
-  if (kind == Buffer::master && value_.dtype() == DType::bf16 && view.dtype() == DType::f32) {
-    Tensor narrow = view_of(value_, parameter);
-    ops::cast(stream, wide, narrow);
-  }
+Tensor Bucket::take_gradient() {
+  TRIREME_CHECK(stage_ >= 2 && gradient_.defined());
+  Tensor full = std::move(gradient_);
+  gradient_ = {};
+  point_gradients(gradient_);
+  return full;
 }
 
 }  // namespace trireme

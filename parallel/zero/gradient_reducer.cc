@@ -1,64 +1,154 @@
 #include "parallel/zero/gradient_reducer.h"
 
 #include <algorithm>
+#include <utility>
+
+#include "core/ops/elementwise.h"
+#include "parallel/zero/unit_buckets.h"
 
 namespace trireme {
 
-GradientReducer::GradientReducer(const std::vector<Unit*>& units, std::vector<Bucket*> buckets, Communicator& data,
+namespace {
+
+constexpr int64_t kLag = 2;  // units between the start of a collective and the wait for it
+
+}  // namespace
+
+GradientReducer::GradientReducer(const std::vector<Unit*>& units, std::vector<Bucket*> buckets, const Groups& groups,
                                  bool overlap)
-    : buckets_(std::move(buckets)), data_(data), overlap_(overlap), num_users_(buckets_.size(), 0) {
-  for (Unit* unit : units) {
-    std::vector<size_t>& used = buckets_of_unit_.emplace_back();
-    const std::vector<Weight*> weights = unit->weights();
-    for (size_t b = 0; b < buckets_.size(); ++b) {
-      const std::vector<Weight*>& members = buckets_[b]->weights();
-      const bool uses = std::any_of(weights.begin(), weights.end(), [&](Weight* weight) {
-        return std::find(members.begin(), members.end(), weight) != members.end();
-      });
-      if (uses) {
-        used.push_back(b);
-        ++num_users_[b];
-      }
+    : buckets_(std::move(buckets)),
+      shards_(groups.of({Axis::data_shard})),
+      ends_(groups.ends()),
+      overlap_(overlap),
+      buckets_of_unit_(buckets_of_units(units, buckets_)),
+      states_(buckets_.size()) {
+  std::vector<int> num_users(buckets_.size(), 0);
+  for (const std::vector<size_t>& used : buckets_of_unit_) {
+    for (const size_t b : used) ++num_users[b];
+  }
+  for (size_t b = 0; b < buckets_.size(); ++b) {
+    TRIREME_CHECK(num_users[b] == 1, "gradients of a bucket that two units write, or none");
+    for (const Axis axis : {Axis::data_replica, Axis::tensor}) {
+      if (!buckets_[b]->partial_axes().contains(axis) || groups.mesh().degree(axis) == 1) continue;
+      states_[b].hops.push_back(&groups.of({axis}));
     }
   }
-  begin_step();
+  begin_step(1);
 }
 
-void GradientReducer::begin_step() {
-  outstanding_ = num_users_;
-  started_.assign(buckets_.size(), false);
+void GradientReducer::begin_step(int64_t num_microbatches) {
+  num_microbatches_ = num_microbatches;
+  turn_ = 0;
+  for (State& state : states_) {
+    state.num_finished = 0;
+    state.started = false;
+  }
   for (Bucket* bucket : buckets_) bucket->begin_step();
 }
 
-void GradientReducer::reduce(size_t bucket, Stream& stream) {
-  started_[bucket] = true;
-  buckets_[bucket]->finish_gradients(stream);
-  if (data_.size() > 1) pending_.push_back(data_.all_reduce(buckets_[bucket]->gradient(), ReduceOp::sum, stream));
+void GradientReducer::before_unit(size_t unit, Stream& stream) {
+  for (const size_t b : buckets_of_unit_[unit]) {
+    if (buckets_[b]->stage() >= 2) buckets_[b]->open_gradient(stream);
+  }
 }
 
-void GradientReducer::unit_finished(size_t i, Stream& stream) {
-  for (const size_t bucket : buckets_of_unit_[i]) {
-    TRIREME_CHECK(outstanding_[bucket] > 0);
-    if (--outstanding_[bucket] == 0 && overlap_) reduce(bucket, stream);
+void GradientReducer::unit_finished(size_t unit, Stream& stream) {
+  for (const size_t b : buckets_of_unit_[unit]) {
+    State& state = states_[b];
+    const bool last = ++state.num_finished == num_microbatches_;
+    TRIREME_CHECK(state.num_finished <= num_microbatches_, "more microbatches than the step has");
+    if (buckets_[b]->stage() >= 2 || (last && overlap_)) start_data_sum(b, stream);
   }
+  ++turn_;
+  settle_older(overlap_ ? kLag : 0, stream);
 }
 
 void GradientReducer::all_units_finished(Stream& stream) {
   for (size_t i = buckets_of_unit_.size(); i-- > 0;) unit_finished(i, stream);
 }
 
-Interval GradientReducer::finish(Stream& stream) {
-  // Without overlap, in the order in which backward makes buckets ready: the collective sequence is the same.
-  for (size_t b = buckets_.size(); b-- > 0;) {
-    if (!started_[b]) reduce(b, stream);
+void GradientReducer::start_data_sum(size_t b, Stream& stream) {
+  Bucket& bucket = *buckets_[b];
+  State& state = states_[b];
+  state.started = true;
+  bucket.finish_gradients(stream);
+  if (shards_.size() == 1) return start_hop(b, 0, stream);
+  Sum sum{.bucket = b, .hop = 0, .turn = turn_, .last = state.num_finished == num_microbatches_};
+  if (bucket.stage() == 0) {
+    sum.work = shards_.all_reduce(bucket.gradient(), ReduceOp::sum, stream);
+  } else if (bucket.stage() == 1) {
+    sum.work = shards_.reduce_scatter(bucket.gradient(), bucket.gradient_shard(), ReduceOp::sum, stream);
+  } else {
+    // One sum of a bucket at a time: they are added in the order of microbatches.
+    const auto earlier = std::find_if(sums_.begin(), sums_.end(), [&](const Sum& s) { return s.bucket == b; });
+    if (earlier != sums_.end()) settle(take(earlier), stream);
+    sum.full = bucket.take_gradient();
+    if (state.num_finished > 1) {
+      sum.shard = Tensor::empty(stream, bucket.gradient_shard().shape(), sum.full.dtype(), MemoryTag::gradients);
+    }
+    sum.work = shards_.reduce_scatter(sum.full, sum.shard.defined() ? sum.shard : bucket.gradient_shard(),
+                                      ReduceOp::sum, stream);
   }
-  if (pending_.empty()) return {};
-  Interval waiting;
-  waiting.begin = stream.record_time();
-  for (const WorkHandle& work : pending_) work->wait(stream);
-  waiting.end = stream.record_time();
-  pending_.clear();
-  return waiting;
+  sums_.push_back(std::move(sum));
+}
+
+void GradientReducer::start_hop(size_t b, size_t hop, Stream& stream) {
+  const State& state = states_[b];
+  if (hop == state.hops.size()) return;
+  sums_.push_back({.bucket = b,
+                   .hop = hop + 1,
+                   .turn = turn_,
+                   .last = true,
+                   .work = state.hops[hop]->all_reduce(buckets_[b]->gradient_shard(), ReduceOp::sum, stream)});
+}
+
+void GradientReducer::settle(Sum sum, Stream& stream) {
+  exposed_.wait(*sum.work, stream);
+  Bucket& bucket = *buckets_[sum.bucket];
+  if (sum.shard.defined()) ops::add(stream, bucket.gradient_shard(), sum.shard, bucket.gradient_shard());
+  if (sum.last) start_hop(sum.bucket, sum.hop, stream);
+}
+
+GradientReducer::Sum GradientReducer::take(std::deque<Sum>::iterator place) {
+  Sum sum = std::move(*place);
+  sums_.erase(place);
+  return sum;
+}
+
+void GradientReducer::settle_older(int64_t lag, Stream& stream) {
+  for (size_t i = 0; i < sums_.size();) {
+    const Sum& sum = sums_[i];
+    const bool early = sum.full.defined() || (sum.last && sum.hop < states_[sum.bucket].hops.size());
+    if (sum.turn + lag >= turn_ || !early) {
+      ++i;
+      continue;
+    }
+    settle(take(sums_.begin() + static_cast<std::ptrdiff_t>(i)), stream);
+  }
+}
+
+void GradientReducer::add_second_uses(Stream& stream) {
+  for (Bucket* bucket : buckets_) {
+    Bucket* first = bucket->values_of();
+    if (first != nullptr) ops::add(stream, first->gradient_shard(), bucket->gradient_shard(), first->gradient_shard());
+  }
+  if (ends_.size() == 1) return;
+  std::vector<WorkHandle> work;
+  for (Bucket* bucket : buckets_) {
+    if (bucket->on_both_ends()) work.push_back(ends_.all_reduce(bucket->gradient_shard(), ReduceOp::sum, stream));
+  }
+  for (const WorkHandle& w : work) exposed_.wait(*w, stream);
+}
+
+ExposedTime GradientReducer::finish(Stream& stream) {
+  // Without overlap, in the order in which backward makes buckets ready.
+  for (size_t b = buckets_.size(); b-- > 0;) {
+    TRIREME_CHECK(states_[b].num_finished == num_microbatches_, "a step whose gradients aren't complete");
+    if (!states_[b].started) start_data_sum(b, stream);
+  }
+  while (!sums_.empty()) settle(take(sums_.begin()), stream);
+  add_second_uses(stream);
+  return std::exchange(exposed_, {});
 }
 
 }  // namespace trireme

@@ -156,14 +156,16 @@ class ModelCases {
       const Tensor table = table_of(o);
       o.add_bytes(tokens_ * hidden_ * dtype_bytes(compute_) - table.bytes());  // the rows that are read
       Tensor y = o.write(hidden_shape(), compute_);
-      return [=](Stream& s) mutable { ops::embedding_forward(s, ids, table, {}, {}, y); };
+      return [=](Stream& s) mutable { ops::embedding_forward(s, ids, table, {0, table.dim(0)}, {}, {}, y); };
     });
     add_memory("embedding backward", hidden_, 1, [this](Operands& o) -> OpCall {
       const Tensor ids = o.ids(tokens_, model_.vocab_size);
       const Tensor dy = o.read(hidden_shape(), compute_);
       Tensor dtable = o.update({model_.vocab_size, hidden_}, gradients_);
       o.add_bytes(2 * tokens_ * hidden_ * dtype_bytes(gradients_) - 2 * dtable.bytes());
-      return [=](Stream& s) mutable { ops::embedding_backward(s, ids, dy, dtable, /*accumulate=*/true); };
+      return [=](Stream& s) mutable {
+        ops::embedding_backward(s, ids, {0, dtable.dim(0)}, dy, dtable, /*accumulate=*/true);
+      };
     });
   }
 
@@ -369,7 +371,9 @@ class ModelCases {
           const Tensor scale = o.read({1}, DType::f32);
           Tensor losses = o.write({chunk}, DType::f32);
           Tensor dlogits = o.write({chunk, vocab}, compute_);
-          return [=](Stream& s) mutable { ops::cross_entropy(s, logits, labels, scale, losses, dlogits); };
+          return [=](Stream& s) mutable {
+            ops::cross_entropy(s, logits, labels, {0, logits.dim(1)}, {}, scale, losses, dlogits);
+          };
         });
     add("head weight gradient", "gemm", shape, chunks, flops, [=, this](Operands& o) -> OpCall {
       const Tensor dy = o.read({chunk, vocab}, compute_, 1e-3);

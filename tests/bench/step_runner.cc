@@ -59,14 +59,13 @@ StepRunner::StepRunner(RankContext& rank, const Config& config)
       config_(config),
       precision_(resolve_precision(config, rank.stream().device())),
       sequence_(config.data.sequence_length),
-      local_batch_(config.batch.global / rank.world_size()),
+      local_batch_(config.batch.global / rank.mesh().data_degree()),
       num_microbatches_(resolve_microbatches(config.batch.global, config.batch.micro, rank.mesh().data_degree())),
-      model_(rank.stream(), config.model, precision_.model_options(config.data.sequence_length)) {
-  model_.initialize(rank.stream(), static_cast<uint64_t>(config.run.seed));
-  step_ = std::make_unique<TrainStep>(rank.stream(), rank.data(), model_, config);
+      model_(rank, config) {
+  model_.model.initialize(rank.stream(), static_cast<uint64_t>(config.run.seed));
   // As the trainer does before the first step: libraries choose algorithms.
   if (rank.stream().asynchronous()) {
-    step_->warm_up(local_batch_ / num_microbatches_, sequence_, config.data.mask_documents);
+    model_.step.warm_up(local_batch_ / num_microbatches_, sequence_, config.data.mask_documents);
   }
 }
 
@@ -78,7 +77,7 @@ void StepRunner::draw_tokens() {
   const uint64_t key = random_key(static_cast<uint64_t>(updates_), "tokens");
   const int64_t row = sequence_ + 1;
   const auto draw = [&](int64_t i) {
-    return static_cast<int32_t>(uniform_below(key, static_cast<uint64_t>(rank_.rank() * local_batch_ * row + i),
+    return static_cast<int32_t>(uniform_below(key, static_cast<uint64_t>(rank_.mesh().data_rank() * local_batch_ * row + i),
                                               static_cast<uint64_t>(config_.model.vocab_size)));
   };
   rank_.pool().for_ranges(local_batch_, 1, [&](int64_t begin, int64_t end) {
@@ -108,9 +107,9 @@ StepRunner::Marks StepRunner::launch() {
   Stream& stream = rank_.stream();
   Marks marks;
   marks.begin = stream.record_time();
-  step_->forward_backward(microbatches_);
+  model_.step.forward_backward(microbatches_);
   marks.middle = stream.record_time();
-  step_->update(3e-4, ++updates_);
+  model_.step.update(3e-4, ++updates_);
   // Where ops return when they are done, a step ends when the last rank's does; on GPUs it ends with a collective.
   if (!stream.asynchronous()) wait_for_all();
   marks.end = stream.record_time();
@@ -118,7 +117,7 @@ StepRunner::Marks StepRunner::launch() {
 }
 
 void StepRunner::take_numbers(std::vector<double>& exposed_comm) {
-  const StepNumbers numbers = step_->take_numbers();
+  const StepNumbers numbers = model_.step.take_numbers();
   exposed_comm.push_back(numbers.exposed_comm_seconds);
   loss_ = numbers.loss;
 }
@@ -133,9 +132,9 @@ json StepRunner::steps(int64_t count) {
     const auto begin = Clock::now();
     marks.push_back(launch());
     queueing.push_back(seconds_since(begin));
-    while (step_->num_untaken() > ahead) take_numbers(exposed_comm);
+    while (model_.step.num_untaken() > ahead) take_numbers(exposed_comm);
   }
-  while (step_->num_untaken() > 0) take_numbers(exposed_comm);
+  while (model_.step.num_untaken() > 0) take_numbers(exposed_comm);
   rank_.stream().synchronize();
 
   std::vector<double> seconds;

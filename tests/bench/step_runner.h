@@ -9,8 +9,7 @@
 #include "core/config/config.h"
 #include "launcher/precision.h"
 #include "launcher/rank_context.h"
-#include "launcher/train_step.h"
-#include "models/transformer.h"
+#include "launcher/rank_model.h"
 
 namespace trireme {
 
@@ -22,7 +21,7 @@ class StepRunner {
   StepRunner(RankContext& rank, const Config& config);
 
   int64_t num_microbatches() const { return num_microbatches_; }  // of each rank
-  int64_t num_parameters() const { return model_.num_parameters(); }
+  int64_t num_parameters() const { return count_parameters(config_.model); }
   DType compute() const { return precision_.compute; }
 
   // `count` steps: seconds of each, loss of the last, medians of what a step is made of, memory. Drawing tokens isn't
@@ -49,8 +48,7 @@ class StepRunner {
   int64_t sequence_;
   int64_t local_batch_;  // sequences of this rank in a step
   int64_t num_microbatches_;
-  Transformer model_;
-  std::unique_ptr<TrainStep> step_;
+  RankModel model_;
   int64_t updates_ = 0;
   double loss_ = 0;
   std::vector<int32_t> tokens_, labels_, positions_;  // [local_batch, sequence]

@@ -87,9 +87,9 @@ TEST_F(Training, LearnsAndMasksDocuments) {
 TEST_F(Training, AllocatorsAreIdleFromStepThreeOn) {
   const Config config = parse_config(tiny_yaml(dir_, 1), "test", {"run.dir=" + (dir_ / "idle")});
   run_rank_contexts(config, most_ranks(2), [&](RankContext& rank) {
-    Transformer model(rank.stream(), config.model, {.max_sequence = config.data.sequence_length});
-    model.initialize(rank.stream(), 1);
-    TrainStep step(rank.stream(), rank.data(), model, config);
+    RankModel model(rank, config);
+    model.model.initialize(rank.stream(), 1);
+    TrainStep& step = model.step;
     std::vector<int32_t> ids(static_cast<size_t>(2 * config.data.sequence_length), 5);
     std::vector<int32_t> positions(ids.size());
     for (size_t i = 0; i < ids.size(); ++i) positions[i] = static_cast<int32_t>(i % 19);
@@ -119,14 +119,13 @@ TEST_F(Training, GradientsAreReducedOnceAndDuringBackward) {
         tiny_yaml(dir_, 1), "test",
         {"run.dir=" + (dir_ / "x"), std::string("parallel.overlap_grad_reduce=") + (overlap ? "true" : "false")});
     run_rank_contexts(config, 2, [&](RankContext& rank) {
-      Transformer model(rank.stream(), config.model, {.max_sequence = 19});
-      model.initialize(rank.stream(), 1);
-      TrainStep step(rank.stream(), rank.data(), model, config);
+      RankModel model(rank, config);
+      model.model.initialize(rank.stream(), 1);
       std::vector<int32_t> ids(38, 5);
       std::vector<int32_t> positions(38, 1);
       const HostMicrobatch microbatch{2, 19, ids.data(), ids.data(), positions.data(), nullptr};
       rank.recorder().clear();
-      step.forward_backward(std::vector<HostMicrobatch>(3, microbatch));
+      model.step.forward_backward(std::vector<HostMicrobatch>(3, microbatch));
       int64_t reduced_bytes = 0;
       int64_t gradient_bytes = 0;
       std::vector<FlightRecord> gradient_calls;
@@ -137,13 +136,13 @@ TEST_F(Training, GradientsAreReducedOnceAndDuringBackward) {
         gradient_calls.push_back(record);
         reduced_bytes += record.bytes;
       }
-      for (Bucket* bucket : model.buckets()) gradient_bytes += bucket->gradient().bytes();
+      for (Bucket* bucket : model.model.buckets()) gradient_bytes += bucket->gradient().bytes();
       EXPECT_EQ(reduced_bytes, gradient_bytes);
-      EXPECT_EQ(gradient_calls.size(), model.buckets().size());
+      EXPECT_EQ(gradient_calls.size(), model.model.buckets().size());
       // The head is ready first, the embedding last: with overlap that is the order, and the calls are spread over
       // time.
-      EXPECT_EQ(gradient_calls.front().bytes, model.buckets().back()->gradient().bytes());
-      EXPECT_EQ(gradient_calls.back().bytes, model.buckets().front()->gradient().bytes());
+      EXPECT_EQ(gradient_calls.front().bytes, model.model.buckets().back()->gradient().bytes());
+      EXPECT_EQ(gradient_calls.back().bytes, model.model.buckets().front()->gradient().bytes());
     });
   }
 }

@@ -1,5 +1,6 @@
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "core/ops/cross_entropy.h"
 #include "tests/unit/op_fixture.h"
@@ -46,6 +47,23 @@ std::vector<int32_t> make_labels(int64_t rows, int64_t columns) {
   return labels;
 }
 
+// Rows of `columns` values in rows of `width`, with `padding` behind.
+Values widened(const Values& x, int64_t columns, int64_t width,
+               double padding = std::numeric_limits<double>::quiet_NaN()) {
+  Values out;
+  for (auto row = x.begin(); row != x.end(); row += columns) {
+    out.insert(out.end(), row, row + columns);
+    out.insert(out.end(), static_cast<size_t>(width - columns), padding);
+  }
+  return out;
+}
+
+void expect_padding_is_zero(const Values& d, int64_t columns, int64_t width) {
+  for (size_t i = 0; i < d.size(); ++i) {
+    EXPECT_TRUE(static_cast<int64_t>(i) % width < columns || d[i] == 0) << "element " << i;
+  }
+}
+
 constexpr float kScale = 0.125f;
 
 class CrossEntropyTest : public OpTest {
@@ -62,7 +80,8 @@ TEST_P(CrossEntropyTest, MatchesReference) {
       const std::vector<int32_t> labels = make_labels(shape[0], shape[1]);
       Tensor losses = unset(DType::f32, {shape[0]});
       Tensor dlogits = unset(dtype, shape);
-      ops::cross_entropy(stream(), logits, make_ids(stream(), labels), scale_tensor(), losses, dlogits);
+      ops::cross_entropy(stream(), logits, make_ids(stream(), labels), {0, shape[1]}, {}, scale_tensor(), losses,
+                         dlogits);
       const Values x = read(logits);
       expect_close(read(losses), reference_losses(x, labels, columns), tolerance(DType::f32, OpKind::reduction),
                    shape.str());
@@ -81,15 +100,15 @@ TEST_P(CrossEntropyTest, GradientIsTheSlopeOfTheLoss) {
   };
   Tensor losses = unset(DType::f32, {4});
   Tensor dlogits = unset(DType::f32, {4, 17});
-  ops::cross_entropy(stream(), tensor(DType::f32, {4, 17}, x), make_ids(stream(), labels), scale_tensor(), losses,
-                     dlogits);
+  ops::cross_entropy(stream(), tensor(DType::f32, {4, 17}, x), make_ids(stream(), labels), {0, 17}, {}, scale_tensor(),
+                     losses, dlogits);
   expect_close(read(dlogits), gradient_of(loss, x), tolerance(DType::f32, OpKind::reduction), "dlogits");
 
   const Values along = normal_values(4 * 17, "along");
   const auto own_loss = [&](const Values& at) {
     Tensor none;
-    ops::cross_entropy(stream(), tensor(DType::f32, {4, 17}, at), make_ids(stream(), labels), scale_tensor(), losses,
-                       none);
+    ops::cross_entropy(stream(), tensor(DType::f32, {4, 17}, at), make_ids(stream(), labels), {0, 17}, {},
+                       scale_tensor(), losses, none);
     return kScale * dot(read(losses), Values(4, 1.0));
   };
   const double want = (own_loss(plus(x, 1e-2, along)) - own_loss(plus(x, -1e-2, along))) / 2e-2;
@@ -102,14 +121,14 @@ TEST_P(CrossEntropyTest, InPlaceAndWithoutGradient) {
   Tensor logits = normal(DType::f32, shape, "logits", 4.0);
   Tensor losses = unset(DType::f32, {7});
   Tensor dlogits = unset(DType::f32, shape);
-  ops::cross_entropy(stream(), logits, labels, scale_tensor(), losses, dlogits);
+  ops::cross_entropy(stream(), logits, labels, {0, 3001}, {}, scale_tensor(), losses, dlogits);
   const Values want = read(losses);
   const Values before = read(logits);
   Tensor none;
-  ops::cross_entropy(stream(), logits, labels, scale_tensor(), losses, none);
+  ops::cross_entropy(stream(), logits, labels, {0, 3001}, {}, scale_tensor(), losses, none);
   EXPECT_EQ(read(losses), want);
   EXPECT_EQ(read(logits), before);
-  ops::cross_entropy(stream(), logits, labels, scale_tensor(), losses, logits);
+  ops::cross_entropy(stream(), logits, labels, {0, 3001}, {}, scale_tensor(), losses, logits);
   EXPECT_EQ(read(losses), want);
   EXPECT_EQ(read(logits), read(dlogits));
 }
@@ -122,7 +141,7 @@ TEST_P(CrossEntropyTest, NarrowLogits) {
     const Values x = read(logits);
     const std::vector<int32_t> labels = make_labels(shape[0], shape[1]);
     Tensor losses = unset(DType::f32, {shape[0]});
-    ops::cross_entropy(stream(), logits, make_ids(stream(), labels), scale_tensor(), losses, logits);
+    ops::cross_entropy(stream(), logits, make_ids(stream(), labels), {0, shape[1]}, {}, scale_tensor(), losses, logits);
     expect_close(read(losses), reference_losses(x, labels, columns), tolerance(DType::f32, OpKind::reduction),
                  shape.str());
     expect_close(read(logits), reference_gradient(x, labels, columns, kScale),
@@ -139,7 +158,8 @@ TEST_P(CrossEntropyTest, NarrowLogitsWideGradient) {
     Tensor losses = unset(DType::f32, {shape[0]});
     for (const int64_t offset : {0, 1}) {
       Tensor dlogits = room.flat_slice(offset, shape);
-      ops::cross_entropy(stream(), logits, make_ids(stream(), labels), scale_tensor(), losses, dlogits);
+      ops::cross_entropy(stream(), logits, make_ids(stream(), labels), {0, shape[1]}, {}, scale_tensor(), losses,
+                         dlogits);
       expect_close(read(dlogits), reference_gradient(read(logits), labels, static_cast<size_t>(shape[1]), kScale),
                    tolerance(DType::f32, OpKind::reduction), shape.str());
     }
@@ -167,8 +187,8 @@ TEST_P(CrossEntropyTest, ExtremeLogits) {
   const std::vector<int32_t> labels = {4990, 4500, 7};
   Tensor losses = unset(DType::f32, {3});
   Tensor dlogits = unset(DType::f32, {3, 5000});
-  ops::cross_entropy(stream(), tensor(DType::f32, {3, 5000}, x), make_ids(stream(), labels), scale_tensor(1.0f), losses,
-                     dlogits);
+  ops::cross_entropy(stream(), tensor(DType::f32, {3, 5000}, x), make_ids(stream(), labels), {0, 5000}, {},
+                     scale_tensor(1.0f), losses, dlogits);
   expect_close(read(losses), reference_losses(x, labels, columns), tolerance(DType::f32, OpKind::reduction), "losses");
   expect_close(read(dlogits), reference_gradient(x, labels, columns, 1), tolerance(DType::f32, OpKind::reduction),
                "dlogits");
@@ -179,8 +199,8 @@ TEST_P(CrossEntropyTest, NanReachesTheLoss) {
   x[2999] = std::numeric_limits<double>::quiet_NaN();
   Tensor losses = unset(DType::f32, {1});
   Tensor none;
-  ops::cross_entropy(stream(), tensor(DType::f32, {1, 3000}, x), make_ids(stream(), {5}), scale_tensor(1.0f), losses,
-                     none);
+  ops::cross_entropy(stream(), tensor(DType::f32, {1, 3000}, x), make_ids(stream(), {5}), {0, 3000}, {},
+                     scale_tensor(1.0f), losses, none);
   EXPECT_TRUE(std::isnan(read(losses)[0]));
 }
 
@@ -190,7 +210,7 @@ TEST_P(CrossEntropyTest, SameBitsOnAnyPool) {
     Tensor losses = make_unset(s, DType::f32, {101});
     Tensor dlogits = make_unset(s, DType::bf16, {101, 777});
     const Tensor scale = make_tensor(s, DType::f32, {1}, {kScale});
-    ops::cross_entropy(s, logits, make_ids(s, make_labels(101, 777)), scale, losses, dlogits);
+    ops::cross_entropy(s, logits, make_ids(s, make_labels(101, 777)), {0, 777}, {}, scale, losses, dlogits);
     return std::vector<Tensor>{losses, dlogits};
   });
 }
@@ -200,10 +220,33 @@ TEST_P(CrossEntropyTest, RefusesALabelOutsideTheVocabulary) {
   Tensor losses = unset(DType::f32, {1});
   Tensor none;
   const Tensor logits = normal(DType::f32, {1, 3}, "logits");
-  EXPECT_THROW(ops::cross_entropy(stream(), logits, make_ids(stream(), {3}), scale_tensor(1.0f), losses, none),
-               BugError);
-  EXPECT_THROW(ops::cross_entropy(stream(), logits, make_ids(stream(), {-1}), scale_tensor(1.0f), losses, none),
-               BugError);
+  EXPECT_THROW(
+      ops::cross_entropy(stream(), logits, make_ids(stream(), {3}), {0, 3}, {}, scale_tensor(1.0f), losses, none),
+      BugError);
+  EXPECT_THROW(
+      ops::cross_entropy(stream(), logits, make_ids(stream(), {-1}), {0, 3}, {}, scale_tensor(1.0f), losses, none),
+      BugError);
+}
+
+// Padding behind the whole vocabulary holds NaN: it counts nowhere, and gets zeros.
+TEST_P(CrossEntropyTest, PaddingIsNoPartOfTheSoftmax) {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    for (const auto& [vocabulary, width] : {std::pair<int64_t, int64_t>{5, 8}, {67, 72}, {67, 69}, {3000, 3007}}) {
+      const Shape shape{4, vocabulary};
+      const Values x = read(normal(dtype, shape, "logits", 4.0));
+      const std::vector<int32_t> labels = make_labels(4, vocabulary);
+      Tensor logits = tensor(dtype, {4, width}, widened(x, vocabulary, width));
+      Tensor losses = unset(DType::f32, {4});
+      ops::cross_entropy(stream(), logits, make_ids(stream(), labels), {0, vocabulary}, {}, scale_tensor(), losses,
+                         logits);
+      const auto columns = static_cast<size_t>(vocabulary);
+      expect_close(read(losses), reference_losses(x, labels, columns), tolerance(DType::f32, OpKind::reduction),
+                   "loss");
+      const Values want = widened(reference_gradient(x, labels, columns, kScale), vocabulary, width, 0);
+      expect_close(read(logits), want, tolerance(dtype, OpKind::reduction), "gradient");
+      expect_padding_is_zero(read(logits), vocabulary, width);
+    }
+  }
 }
 
 TRIREME_OP_DEVICES(CrossEntropyTest);

@@ -97,9 +97,14 @@ class Update {
   void run(const ops::UpdateRange& range, int64_t begin, int64_t end) const {
     Draws draws;
     while (begin < end) {
-      const int64_t element = begin - range.begin + range.first;  // of the parameter
+      const ops::UpdatePiece piece = ops::piece_at(range, begin);
+      if (piece.element < 0) {
+        begin += piece.length;
+        continue;
+      }
+      const int64_t element = piece.element;
       const int64_t skipped = element % kGroup;
-      const int64_t n = std::min(end - begin, kChunk - skipped);
+      const int64_t n = std::min({end - begin, kChunk - skipped, piece.length});
       const int64_t drawn = (skipped + n + kGroup - 1) / kGroup * kGroup;
       const auto draw = [&](math::Rounded what) {
         uint16_t* bits = draws.bits[static_cast<int>(what)];

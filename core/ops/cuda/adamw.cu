@@ -59,13 +59,14 @@ struct Update {
     const UpdateRange range = ranges[found];
     if (range.begin >= i + kN) return;
     if constexpr (kN > 1) {
-      const bool together = kDraws ? ops::is_whole_group(range, i) : range.begin <= i && i + kN <= range.end;
+      const bool together = kDraws ? ops::is_whole_group(range, i) : ops::is_one_piece(range, i, kN);
       if (!together) {
         for (int j = 0; j < kN; ++j) run<1>(i + j);
         return;
       }
     }
-    move<kN>(i, range, old);
+    const int64_t element = ops::piece_at(range, i).element;
+    if (element >= 0) move<kN>(i, element, range, old);
   }
 
  private:
@@ -88,7 +89,8 @@ struct Update {
   }
 
   template <int kN>
-  __device__ __forceinline__ void move(int64_t i, const UpdateRange& range, const Old<kN>& old) const {
+  __device__ __forceinline__ void move(int64_t i, int64_t element, const UpdateRange& range,
+                                      const Old<kN>& old) const {
     math::AdamWStep now = constants;
     if (range.decays == 0) now.decay = 0;
     const float clip = *clip_factor;
@@ -103,7 +105,6 @@ struct Update {
       m_new.x[j] = s.m;
       v_new.x[j] = s.v;
     }
-    const int64_t element = i - range.begin + range.first;
     if constexpr (kRoundsWeight) {
       store_rounded(weight + i, w, range.key, math::Rounded::weight, element);
     } else {

@@ -2,11 +2,13 @@
 
 #include <cmath>
 
+#include "core/ops/cuda/elements.h"
 #include "core/ops/cuda/fast_math.h"
 #include "core/ops/cuda/kernels.h"
 #include "core/ops/cuda/reduce.h"
 #include "core/ops/cuda/vector.h"
 #include "core/ops/float_type.h"
+#include "core/ops/part_stats.h"
 
 namespace trireme::cuda {
 
@@ -28,7 +30,8 @@ struct Rows {
   float* losses;
   TOut* dlogits;
   int64_t rows;
-  int64_t columns;
+  int64_t columns;  // in the softmax
+  int64_t width;    // with the padding behind them
   int64_t cached_vectors;
 };
 
@@ -177,8 +180,11 @@ template <class TIn, class TOut>
 __global__ void __launch_bounds__(kMostThreads) cross_entropy_rows(Rows<TIn, TOut> rows) {
   constexpr int kWidth = kVector<TIn>;
   const int64_t n = rows.rows - 1 - blockIdx.x;  // the last rows, which the GEMM wrote last, are still in the cache
-  const TIn* row = rows.logits + n * rows.columns;
-  TOut* d = rows.dlogits != nullptr ? rows.dlogits + n * rows.columns : nullptr;
+  const TIn* row = rows.logits + n * rows.width;
+  TOut* d = rows.dlogits != nullptr ? rows.dlogits + n * rows.width : nullptr;
+  if (d != nullptr) {
+    for (int64_t i = rows.columns + threadIdx.x; i < rows.width; i += blockDim.x) math::store(d + i, 0.0f);
+  }
   const Cut<TIn> cut(row, rows.columns);
   const int32_t label = rows.labels[n];
   if (label == ops::kIgnoredLabel) {
@@ -201,11 +207,116 @@ __global__ void __launch_bounds__(kMostThreads) cross_entropy_rows(Rows<TIn, TOu
   }
 }
 
+// One block works on a row of a part.
+template <class TIn>
+__global__ void __launch_bounds__(kMostThreads)
+    part_stats(const TIn* logits, const int32_t* labels, ops::VocabularyPart part, int64_t width,
+               ops::PartStats* stats) {
+  const int64_t n = blockIdx.x;
+  const int32_t label = labels[n];
+  if (label == ops::kIgnoredLabel) {
+    if (threadIdx.x == 0) stats[n] = {kMinusInfinity, 0, kMinusInfinity};
+    return;
+  }
+  const TIn* row = logits + n * width;
+  const Cut<TIn> cut(row, part.size);
+  const RowTotal total = block_total<TIn>(read_row<TIn, kVector<TIn>>(row, cut, nullptr, 0));
+  if (threadIdx.x != 0) return;
+  const int64_t index = part.index_of(label);
+  stats[n] = {total.max, static_cast<float>(total.sum), index >= 0 ? math::load(row + index) : kMinusInfinity};
+}
+
+// What a row's gradient needs: e^(x − shift) · factor, and that of the label.
+struct RowGradient {
+  float shift;
+  float factor;
+  float of_label;
+};
+
+// One thread to a row. `gradients` is null in evaluation.
+__global__ void __launch_bounds__(kElementThreads)
+    combine_rows(const ops::PartStats* stats, int64_t num_parts, const int32_t* labels, int64_t rows,
+                 const float* grad_scale, float* losses, RowGradient* gradients) {
+  const int64_t n = static_cast<int64_t>(blockIdx.x) * kElementThreads + threadIdx.x;
+  if (n >= rows) return;
+  if (labels[n] == ops::kIgnoredLabel) {
+    losses[n] = 0;
+    return;
+  }
+  const ops::SoftmaxTotal total = ops::combine_parts(stats + n, num_parts, rows);
+  const double log_sum = total.log_sum();
+  losses[n] = static_cast<float>(log_sum - total.label_logit);
+  if (gradients == nullptr) return;
+  const double scale = *grad_scale;
+  const double p = std::exp(total.label_logit - log_sum);  // p − 1 is formed in fp64, where p near 1 keeps digits
+  gradients[n] = {shift_of(total.max), static_cast<float>(scale / total.sum), static_cast<float>((p - 1.0) * scale)};
+}
+
+// dlogits of a part, element by element.
+template <class TIn, class TOut>
+struct PartGradient {
+  const TIn* logits;
+  const int32_t* labels;
+  const RowGradient* gradients;
+  ops::VocabularyPart part;
+  TOut* dlogits;
+  int64_t width;
+
+  template <int kN>
+  __device__ void run(int64_t row, int64_t column) const {
+    Floats<kN> d{};
+    const int32_t label = labels[row];
+    if (label != ops::kIgnoredLabel) {
+      const RowGradient gradient = gradients[row];
+      const int64_t of_label = part.index_of(label) - column;
+      const Floats<kN> x = load<kN>(logits + row * width + column);
+#pragma unroll
+      for (int j = 0; j < kN; ++j) {
+        d.x[j] = exp_of_nonpositive<TIn>(x.x[j] - gradient.shift) * gradient.factor;
+        if (j == of_label) d.x[j] = gradient.of_label;
+        if (column + j >= part.size) d.x[j] = 0;
+      }
+    }
+    store<kN>(dlogits + row * width + column, d);
+  }
+};
+
+template <class TIn>
+void launch_combined(Stream& stream, const Tensor& logits, const Tensor& labels, const ops::VocabularyPart& part,
+                     const Tensor& stats_of_all, const Tensor& grad_scale, Tensor& losses, Tensor& dlogits) {
+  const int64_t rows = logits.dim(0);
+  const bool gradient = dlogits.defined();
+  Tensor gradients;
+  if (gradient) gradients = Tensor::empty(stream, {rows, 3}, DType::f32, MemoryTag::workspace);
+  auto* row_gradients = gradient ? reinterpret_cast<RowGradient*>(gradients.data<float>()) : nullptr;
+  launch(stream, grid_size(ceil_div(rows, kElementThreads)), kElementThreads, 0, combine_rows,
+         reinterpret_cast<const ops::PartStats*>(stats_of_all.data<float>()), stats_of_all.dim(0),
+         labels.data<int32_t>(), rows, gradient ? grad_scale.data<float>() : nullptr, losses.data<float>(),
+         row_gradients);
+  if (!gradient) return;
+  with_float_type(dlogits.dtype(), [&]<class TOut>(TOut) {
+    constexpr int kWidth = kVector<TIn>;
+    const PartGradient<TIn, TOut> op{.logits = logits.data<TIn>(),
+                                     .labels = labels.data<int32_t>(),
+                                     .gradients = row_gradients,
+                                     .part = part,
+                                     .dlogits = dlogits.data<TOut>(),
+                                     .width = logits.dim(1)};
+    const bool aligned = op.width % kWidth == 0 && is_aligned<kWidth>(op.logits) && is_aligned<kWidth>(op.dlogits);
+    for_rows<kWidth>(stream, rows, op.width, aligned, op);
+  });
+}
+
+template <class TIn>
+int64_t threads_of_row(int64_t columns) {
+  return std::clamp<int64_t>(ceil_div(columns / kVector<TIn>, kWarp) * kWarp, kWarp, kMostThreads);
+}
+
 template <class TIn, class TOut>
 void launch_rows(Stream& stream, Rows<TIn, TOut> rows) {
   const int64_t vectors = rows.columns / kVector<TIn>;
   if (rows.dlogits != nullptr) rows.cached_vectors = std::min(vectors, kCacheBytes / 16);
-  const int64_t threads = std::clamp<int64_t>(ceil_div(vectors, kWarp) * kWarp, kWarp, kMostThreads);
+  const int64_t threads = threads_of_row<TIn>(rows.columns);
   launch(stream, grid_size(rows.rows), static_cast<unsigned>(threads), rows.cached_vectors * 16,
          cross_entropy_rows<TIn, TOut>, rows);
 }
@@ -216,10 +327,13 @@ __global__ void invert(const int64_t* count, float* scale) {
 
 }  // namespace
 
-void cross_entropy(Stream& stream, const Tensor& logits, const Tensor& labels, const Tensor& grad_scale, Tensor& losses,
-                   Tensor& dlogits) {
+void cross_entropy(Stream& stream, const Tensor& logits, const Tensor& labels, const ops::VocabularyPart& part,
+                   const Tensor& stats_of_all, const Tensor& grad_scale, Tensor& losses, Tensor& dlogits) {
   const bool gradient = dlogits.defined();
   with_float_type(logits.dtype(), [&]<class TIn>(TIn) {
+    if (stats_of_all.defined()) {
+      return launch_combined<TIn>(stream, logits, labels, part, stats_of_all, grad_scale, losses, dlogits);
+    }
     with_float_type(gradient ? dlogits.dtype() : DType::f32, [&]<class TOut>(TOut) {
       launch_rows<TIn, TOut>(stream, {.logits = logits.data<TIn>(),
                                       .labels = labels.data<int32_t>(),
@@ -227,9 +341,19 @@ void cross_entropy(Stream& stream, const Tensor& logits, const Tensor& labels, c
                                       .losses = losses.data<float>(),
                                       .dlogits = gradient ? dlogits.data<TOut>() : nullptr,
                                       .rows = logits.dim(0),
-                                      .columns = logits.dim(1),
+                                      .columns = part.size,
+                                      .width = logits.dim(1),
                                       .cached_vectors = 0});
     });
+  });
+}
+
+void cross_entropy_stats(Stream& stream, const Tensor& logits, const Tensor& labels, const ops::VocabularyPart& part,
+                         Tensor& stats) {
+  with_float_type(logits.dtype(), [&]<class TIn>(TIn) {
+    launch(stream, grid_size(logits.dim(0)), static_cast<unsigned>(threads_of_row<TIn>(part.size)), 0, part_stats<TIn>,
+           logits.data<TIn>(), labels.data<int32_t>(), part, logits.dim(1),
+           reinterpret_cast<ops::PartStats*>(stats.data<float>()));
   });
 }
 

@@ -15,6 +15,7 @@ template <class T>
 struct Lookup {
   const int32_t* tokens;
   const T* table;
+  ops::VocabularyPart part;
   const int32_t* positions;
   const T* position_table;
   T* y;
@@ -22,7 +23,9 @@ struct Lookup {
 
   template <int kN>
   __device__ void run(int64_t row, int64_t column) const {
-    Raw<T, kN> raw = load_raw<kN>(table + tokens[row] * columns + column);
+    const int64_t index = part.index_of(tokens[row]);
+    Raw<T, kN> raw = {};
+    if (index >= 0) raw = load_raw<kN>(table + index * columns + column);
     if (positions != nullptr) {
       Floats<kN> sum = widen(raw);
       const Floats<kN> position = load<kN>(position_table + positions[row] * columns + column);
@@ -44,10 +47,11 @@ constexpr int kUnroll = 4;  // rows that a thread has under way
 
 template <class T, class Table>
 struct Runs {
-  const int32_t* ids;        // sorted
+  const int32_t* ids;        // rows of the table, sorted; those from `num_rows` on are none
   const int32_t* positions;  // where they stood
   const T* dy;
   Table* dtable;
+  int64_t num_rows;
   int64_t count;
   int64_t columns;
 };
@@ -64,6 +68,7 @@ __global__ void __launch_bounds__(kWarpsPerBlock* kWarp) add_short_runs(Runs<T, 
   const int64_t begin = static_cast<int64_t>(blockIdx.x) * kWarpsPerBlock + threadIdx.x / kWarp;
   if (begin >= runs.count) return;
   const int32_t id = runs.ids[begin];
+  if (id >= runs.num_rows) return;
   if (begin > 0 && runs.ids[begin - 1] == id) return;  // not the first of its run
   if (begin + kShortRun < runs.count && runs.ids[begin + kShortRun] == id) return;
   const int64_t at = begin + lane;
@@ -116,6 +121,7 @@ __global__ void __launch_bounds__(kRunWarps* kWarp) add_long_runs(Runs<T, Table>
   __shared__ __align__(16) float sums[kRunWarps][kWarp * kWidth];
   const int64_t at = static_cast<int64_t>(blockIdx.x) * kShortRun;
   const int32_t id = runs.ids[at];
+  if (id >= runs.num_rows) return;
   if (at > 0 && runs.ids[at - kShortRun] == id) return;
   const int64_t end = end_of_run(runs.ids, at, runs.count, id);
   int64_t begin = at;
@@ -159,13 +165,14 @@ void launch_runs(Stream& stream, const Runs<T, Table>& runs) {
 
 }  // namespace
 
-void embedding_forward(Stream& stream, const Tensor& tokens, const Tensor& table, const Tensor& positions,
-                       const Tensor& position_table, Tensor& y) {
+void embedding_forward(Stream& stream, const Tensor& tokens, const Tensor& table, const ops::VocabularyPart& part,
+                       const Tensor& positions, const Tensor& position_table, Tensor& y) {
   const bool add_position = position_table.defined();
   with_float_type(y.dtype(), [&]<class T>(T) {
     constexpr int kWidth = kVector<T>;
     const Lookup<T> op{.tokens = tokens.data<int32_t>(),
                        .table = table.data<T>(),
+                       .part = part,
                        .positions = add_position ? positions.data<int32_t>() : nullptr,
                        .position_table = add_position ? position_table.data<T>() : nullptr,
                        .y = y.data<T>(),
@@ -176,10 +183,11 @@ void embedding_forward(Stream& stream, const Tensor& tokens, const Tensor& table
   });
 }
 
-void embedding_backward(Stream& stream, const Tensor& ids, const Tensor& dy, Tensor& dtable, bool accumulate) {
+void embedding_backward(Stream& stream, const Tensor& ids, const ops::VocabularyPart& part, const Tensor& dy,
+                        Tensor& dtable, bool accumulate) {
   if (!accumulate) fill(stream, dtable, 0);
   if (dy.numel() == 0) return;
-  const SortedIds sorted = stable_sort(stream, ids, dtable.dim(0));
+  const SortedIds sorted = stable_sort(stream, ids, part);
   with_float_type(dy.dtype(), [&]<class T>(T) {
     with_float_type(dtable.dtype(), [&]<class Table>(Table) {
       constexpr int kWidth = kVector<T>;
@@ -187,6 +195,7 @@ void embedding_backward(Stream& stream, const Tensor& ids, const Tensor& dy, Ten
                                 .positions = sorted.positions.data<int32_t>(),
                                 .dy = dy.data<T>(),
                                 .dtable = dtable.data<Table>(),
+                                .num_rows = part.size,
                                 .count = dy.dim(0),
                                 .columns = dy.dim(1)};
       if (runs.columns % kWidth == 0 && is_aligned<kWidth>(runs.dy) && is_aligned<kWidth>(runs.dtable)) {

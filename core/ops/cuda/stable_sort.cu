@@ -21,10 +21,19 @@ struct Pass {
   int32_t* sorted_ids;
   int32_t* sorted_positions;
   int32_t* offsets;  // [digits, tiles]: counts, then where to
+  ops::VocabularyPart part;
   int64_t count;
   int shift;
   int digit_bits;
 };
+
+// Element n as it counts, which is as it stands but in the first pass.
+__device__ __forceinline__ int32_t id_of(const Pass& pass, int64_t n) {
+  const int32_t id = pass.ids[n];
+  if (pass.positions != nullptr) return id;
+  const int64_t index = pass.part.index_of(id);
+  return static_cast<int32_t>(index >= 0 ? index : pass.part.size);
+}
 
 __device__ __forceinline__ int digit_of(const Pass& pass, int32_t id) {
   return (id >> pass.shift) & ((1 << pass.digit_bits) - 1);
@@ -39,7 +48,7 @@ __global__ void __launch_bounds__(kWarp) count_digits(Pass pass) {
   __syncwarp();
   const int64_t begin = static_cast<int64_t>(blockIdx.x) * kTile;
   for (int i = lane; i < kTile; i += kWarp) {
-    if (begin + i < pass.count) atomicAdd(&counts[digit_of(pass, pass.ids[begin + i])], 1);
+    if (begin + i < pass.count) atomicAdd(&counts[digit_of(pass, id_of(pass, begin + i))], 1);
   }
   __syncwarp();
   for (int d = lane; d < num_digits; d += kWarp) {
@@ -98,7 +107,7 @@ __global__ void __launch_bounds__(kWarp) move_elements(Pass pass) {
     const int64_t n = begin + lane;
     const unsigned lanes = __ballot_sync(kAllLanes, n < end);
     if (n < end) {
-      const int32_t id = pass.ids[n];
+      const int32_t id = id_of(pass, n);
       const int digit = digit_of(pass, id);
       const unsigned same = lanes_of_digit(lanes, digit, pass.digit_bits);
       const int rank = __builtin_popcount(same & ((1u << lane) - 1));
@@ -114,10 +123,10 @@ __global__ void __launch_bounds__(kWarp) move_elements(Pass pass) {
 
 }  // namespace
 
-SortedIds stable_sort(Stream& stream, const Tensor& ids, int64_t bound) {
+SortedIds stable_sort(Stream& stream, const Tensor& ids, const ops::VocabularyPart& part) {
   const int64_t count = ids.numel();
-  TRIREME_CHECK(count <= INT32_MAX && bound >= 0 && bound <= INT32_MAX, "too many ids to sort");
-  const int bits = static_cast<int>(std::bit_width(static_cast<uint64_t>(std::max<int64_t>(bound, 2) - 1)));
+  TRIREME_CHECK(count <= INT32_MAX && part.size < INT32_MAX, "too many ids to sort");
+  const int bits = static_cast<int>(std::bit_width(static_cast<uint64_t>(std::max<int64_t>(part.size, 1))));
   const int num_passes = (bits + kMostDigitBits - 1) / kMostDigitBits;
   const int digit_bits = (bits + num_passes - 1) / num_passes;
   const int64_t tiles = ceil_div(count, kTile);
@@ -132,6 +141,7 @@ SortedIds stable_sort(Stream& stream, const Tensor& ids, int64_t bound) {
                     .sorted_ids = to.ids.data<int32_t>(),
                     .sorted_positions = to.positions.data<int32_t>(),
                     .offsets = offsets.data<int32_t>(),
+                    .part = part,
                     .count = count,
                     .shift = pass * digit_bits,
                     .digit_bits = digit_bits};

@@ -1,0 +1,119 @@
+#include "models/model_units.h"
+
+#include <algorithm>
+
+#include "models/block.h"
+#include "models/embedding.h"
+#include "models/parameter_names.h"
+
+namespace trireme {
+
+namespace {
+
+int num_chunks(const ModelPlace& place) { return std::max(1, static_cast<int>(place.layers_of_chunk.size())); }
+
+int64_t layers_of(const ModelConfig& config, const ModelPlace& place, int chunk) {
+  return place.layers_of_chunk.empty() ? config.num_layers : place.layers_of_chunk[static_cast<size_t>(chunk)];
+}
+
+// The table [V, C], as both its users see it.
+Weight make_table(const ModelConfig& config, const ModelPlace& place) {
+  Parameter table = make_embedding(ParameterNames::embedding(config.family), config.vocab_size, config.hidden_size,
+                                   config.initializer_range);
+  table = column_parallel(std::move(table), kTensorGranule);
+  if (config.tie_embeddings) table.chunks = {0, num_chunks(place) - 1};
+  return Weight(std::move(table));
+}
+
+}  // namespace
+
+ModelUnits::ModelUnits(const ModelConfig& config, const ModelPlace& place, const Tensor& rotary) {
+  for (const int chunk : place.chunks) {
+    ModelChunk& added = chunks.emplace_back();
+    added.chunk = chunk;
+    added.first_unit = units.size();
+    if (chunk == 0) add_embedding(config, place);
+    int64_t layer = 0;
+    for (int before = 0; before < chunk; ++before) layer += layers_of(config, place, before);
+    added.first_block = units.size();
+    added.first_layer = layer;
+    added.num_layers = layers_of(config, place, chunk);
+    for (const int64_t end = layer + added.num_layers; layer < end; ++layer) {
+      units.push_back(std::make_unique<TransformerBlock>(config, layer, rotary, place.tensor));
+    }
+    if (chunk == num_chunks(place) - 1) add_head(config, place);
+    added.num_units = units.size() - added.first_unit;
+    for (size_t i = added.first_unit; i < units.size(); ++i) {
+      for (Weight* weight : units[i]->weights()) {
+        for (Parameter& part : weight->parts) {
+          if (part.chunks.size() == 1) part.chunks = {chunk};
+          part.place(place.mesh);
+        }
+      }
+    }
+  }
+}
+
+void ModelUnits::add_embedding(const ModelConfig& config, const ModelPlace& place) {
+  embedding = make_table(config, place);
+  if (config.rope.type == RopeType::none) {
+    positions = Weight(make_embedding(ParameterNames::positions(config.family), config.max_positions,
+                                      config.hidden_size, config.initializer_range));
+  }
+  units.push_back(std::make_unique<EmbeddingUnit>(&embedding, positions ? &positions : nullptr, place.tensor));
+  embedding_unit = units.back().get();
+}
+
+void ModelUnits::add_head(const ModelConfig& config, const ModelPlace& place) {
+  head_table = config.tie_embeddings
+                   ? make_table(config, place)
+                   : Weight(column_parallel(make_matrix(ParameterNames::head(config.family), config.vocab_size,
+                                                        config.hidden_size, config.initializer_range),
+                                            kTensorGranule));
+  NormLayer norm =
+      make_norm(ParameterNames::final_norm(config.family), config.hidden_size, config, place.tensor.sequence());
+  auto unit = std::make_unique<LossHead>(std::move(norm), &head_table, place.tensor);
+  head = unit.get();
+  units.push_back(std::move(unit));
+}
+
+std::vector<Parameter> model_parameters(const ModelConfig& config) {
+  const ModelUnits model(config, {}, {});
+  std::vector<Parameter> list;
+  for (const auto& unit : model.units) {
+    for (const Weight* weight : unit->weights()) {
+      for (const Parameter& part : weight->parts) {
+        const bool listed =
+            std::any_of(list.begin(), list.end(), [&](const Parameter& p) { return p.name == part.name; });
+        if (!listed) list.push_back(part);
+      }
+    }
+  }
+  return list;
+}
+
+ModelMemory model_memory(const ModelConfig& config, const ModelPlace& place, const Transformer::Options& options) {
+  const ModelUnits model(config, place, {});
+  int64_t elements = 0;
+  int64_t second_use = 0;
+  for (const auto& unit : model.units) {
+    for (const Weight* weight : unit->weights()) {
+      const bool is_second = weight == &model.head_table && config.tie_embeddings && model.embedding_unit != nullptr;
+      (is_second ? second_use : elements) += weight->numel();
+    }
+  }
+  const int64_t shards = place.mesh.degree(Axis::data_shard);
+  const auto stored = [&](int64_t n, int64_t sharded_from) { return options.zero >= sharded_from ? n / shards : n; };
+  const bool master_is_copy = options.with_master && options.compute != DType::f32;
+  ModelMemory memory;
+  memory.num_parameters = elements;
+  memory.parameters = stored(elements, 3) * dtype_bytes(options.compute);
+  memory.gradients = stored(elements + second_use, 2) * dtype_bytes(options.gradients);
+  if (options.with_optimizer_states) {
+    const int64_t width = 2 * dtype_bytes(options.states) + (master_is_copy ? dtype_bytes(DType::f32) : 0);
+    memory.optimizer = stored(elements, 1) * width;
+  }
+  return memory;
+}
+
+}  // namespace trireme
