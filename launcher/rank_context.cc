@@ -16,7 +16,7 @@ namespace trireme {
 
 RankContext::RankContext(const Config& config, Communicator& world, LocalPlace place)
     : world_(world),
-      mesh_(resolve_mesh(config.parallel, world.size(), world.rank())),
+      mesh_(resolve(config, world.size(), world.rank(), place.size)),
       device_(resolve_device(config, place)) {
   const int64_t threads = config.run.threads.value_or(default_threads(place.size));
   pool_ = std::make_unique<ThreadPool>(static_cast<int>(threads));
@@ -39,7 +39,7 @@ RankContext::RankContext(const Config& config, Communicator& world, LocalPlace p
   };
   const bool ring = config.parallel.schedule == PipelineSchedule::interleaved && config.parallel.virtual_stages > 1;
   groups_ = std::make_unique<Groups>(mesh_, ring, make);
-  tensor_ = TensorGroup(groups_->of({Axis::tensor}), config.parallel.sequence);
+  tensor_ = TensorGroup(groups_->of({Axis::tensor}), config.parallel.sequence, config.parallel.overlap_tensor);
 }
 
 int default_threads(int local_size) {

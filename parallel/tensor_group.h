@@ -12,18 +12,28 @@
 //   gather: [rows, C] -> [N, C]   reduce
 //   reduce: [N, C] -> [rows, C]   gather
 //
+// A product next to a gather or a reduce can be made chunk by chunk, so that one chunk is computed while another
+// travels: the forms with `RowWork`, and `parallel/tensor_products.h` made of them. The work must treat every row alike
+// and alone, as a linear layer does.
+//
 // Calls are collective over the group. They queue on `stream`; the host waits only where the device is the CPU.
 #pragma once
+
+#include <functional>
+#include <vector>
 
 #include "parallel/comm/communicator.h"
 
 namespace trireme {
 
+// What is done with rows [begin, end) of the N tokens; `rows` holds exactly those. Never called with no rows.
+using RowWork = std::function<void(int64_t begin, int64_t end, Tensor& rows)>;
+
 class TensorGroup {
  public:
   TensorGroup() = default;  // one rank, no communication
-  // `comm` outlives the group.
-  TensorGroup(Communicator& comm, bool sequence);
+  // `comm` outlives the group. `num_chunks` >= 1: into how many parts the forms with RowWork are cut; 1: no overlap.
+  TensorGroup(Communicator& comm, bool sequence, int64_t num_chunks = 1);
   // What rank `rank` of `size` would have; for plans, it can't communicate.
   static TensorGroup planned(int64_t size, int64_t rank, bool sequence);
 
@@ -44,13 +54,34 @@ class TensorGroup {
   // and return x.
   Tensor reduce(Stream& stream, const Tensor& x) const;
 
+  // gather(x), which is returned, and `work` on its rows as they arrive, so that all N are worked on once. With chunks
+  // these are the rows of one rank each, its own first and then those of the ranks behind it in turn, from whom they come
+  // directly; with more chunks than ranks, equal stretches of them. The bytes that travel, and where the results lie, are
+  // those of one gather.
+  Tensor gather(Stream& stream, const Tensor& x, int64_t num_tokens, const RowWork& work) const;
+  // reduce(y) of the y [N, columns] that `work` writes, each of its rows once; chunk k is summed while chunk k + 1 is
+  // written. With sequence parallelism a reduce-scatter hands each rank a part of its own rows, so chunk k consists of the
+  // k-th stretch of *every* rank's L rows, in rank order: `work` is called once for each rank. Else chunks are stretches of
+  // the N rows. Each element is summed as without chunks: the same bits, where sums run in rank order (communicator.h).
+  Tensor reduce(Stream& stream, int64_t num_tokens, int64_t columns, DType dtype, const RowWork& work) const;
+
  private:
+  struct Rows {
+    int64_t begin;
+    int64_t end;
+    int64_t size() const { return end - begin; }
+  };
   int64_t rows_per_rank(int64_t num_tokens) const { return (num_tokens + size_ - 1) / size_; }
+  // Stretch [begin, end) of the L rows of a rank, less what lies behind the last token.
+  Rows stretch(int64_t rank, int64_t num_tokens, int64_t begin, int64_t end) const;
+  void write_summands(Stream& stream, int64_t num_tokens, int64_t begin, int64_t end, Tensor& summands,
+                      const RowWork& work) const;
 
   Communicator* comm_ = nullptr;
   int64_t size_ = 1;
   int64_t rank_ = 0;
   bool sequence_ = false;
+  int64_t num_chunks_ = 1;
 };
 
 }  // namespace trireme

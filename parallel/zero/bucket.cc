@@ -82,7 +82,9 @@ void Bucket::place_weights() {
 
 void Bucket::allocate(Stream& stream, const Options& options) {
   const int64_t shard = shard_end_ - shard_begin_;
-  if (stage_ < 2) {
+  if (!options.with_optimizer_states) {
+    // Nothing but values.
+  } else if (stage_ < 2) {
     gradient_ = zeros(stream, numel_, gradients_, MemoryTag::gradients);
     gradient_shard_ = gradient_.slice(shard_begin_, shard_end_);
     point_gradients(gradient_);

@@ -35,13 +35,13 @@ struct BucketSegment {
 class Bucket {
  public:
   struct Options {
-    DType compute = DType::f32;    // of `value`
-    DType gradients = DType::f32;  // f32 or bf16
-    DType states = DType::f32;     // of m and v, f32 or bf16
-    int stage = 0;                 // parallel.zero
-    int64_t num_shards = 1;        // ranks of the data_shard group
-    int64_t shard = 0;             // this rank's place in it
-    bool with_optimizer_states = true;  // m and v, and the master
+    DType compute = DType::f32;         // of `value`
+    DType gradients = DType::f32;       // f32 or bf16
+    DType states = DType::f32;          // of m and v, f32 or bf16
+    int stage = 0;                      // parallel.zero
+    int64_t num_shards = 1;             // ranks of the data_shard group
+    int64_t shard = 0;                  // this rank's place in it
+    bool with_optimizer_states = true;  // m, v and the master; without them there are no gradients either
     bool with_master = true;            // where compute is bf16; REQUIRES: true where it is f32
     // The weights are a second use of those of this bucket (the loss head's of a tied table): they have the same values,
     // and gradients of their own, which are added to the first one's after the reduction over the data ranks.

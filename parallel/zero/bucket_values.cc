@@ -117,10 +117,9 @@ void Bucket::read(Stream& stream, const Parameter& parameter, Buffer kind, float
   if (begin == end) return;
   const std::vector<float> held = to_host(stream, shard(kind), begin - shard_begin_, end - begin);
   const int64_t first = begin - segment.begin;
-  parameter.part.for_each_run(parameter.shape, first, end - segment.begin,
-                              [&](int64_t local, int64_t global, int64_t n) {
-                                std::copy_n(held.data() + (local - first), n, host + global);
-                              });
+  parameter.part.for_each_run(
+      parameter.shape, first, end - segment.begin,
+      [&](int64_t local, int64_t global, int64_t n) { std::copy_n(held.data() + (local - first), n, host + global); });
 }
 
 void Bucket::write(Stream& stream, const Parameter& parameter, Buffer kind, const float* host) {

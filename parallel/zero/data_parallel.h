@@ -51,7 +51,7 @@ class DataParallel final : public UnitHooks {
   void after_backward_weight(size_t unit, Stream& stream) override;
 
  private:
-  std::vector<bool> gradients_in_forward_;    // of each unit
+  std::vector<bool> gradients_in_forward_;  // of each unit
   std::vector<bool> reads_values_in_backward_;
   GradientReducer reducer_;
   ParameterGatherer gatherer_;

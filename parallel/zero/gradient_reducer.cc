@@ -95,11 +95,9 @@ void GradientReducer::start_data_sum(size_t b, Stream& stream) {
 void GradientReducer::start_hop(size_t b, size_t hop, Stream& stream) {
   const State& state = states_[b];
   if (hop == state.hops.size()) return;
-  sums_.push_back({.bucket = b,
-                   .hop = hop + 1,
-                   .turn = turn_,
-                   .last = true,
-                   .work = state.hops[hop]->all_reduce(buckets_[b]->gradient_shard(), ReduceOp::sum, stream)});
+  Sum sum{.bucket = b, .hop = hop + 1, .turn = turn_, .last = true};
+  sum.work = state.hops[hop]->all_reduce(buckets_[b]->gradient_shard(), ReduceOp::sum, stream);
+  sums_.push_back(std::move(sum));
 }
 
 void GradientReducer::settle(Sum sum, Stream& stream) {

@@ -47,7 +47,7 @@ class GradientReducer {
     size_t hop = 0;
     int64_t turn = 0;   // when it was started, counted in units
     bool last = false;  // of the last microbatch: what follows data_shard follows it
-    WorkHandle work = {};
+    WorkHandle work = nullptr;
     Tensor full = {};   // stages 2 and 3: what is summed
     Tensor shard = {};  // and where it goes, to be added to the sum of earlier microbatches; undefined: right there
   };

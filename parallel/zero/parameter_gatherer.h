@@ -21,9 +21,9 @@ class ParameterGatherer {
   enum class Pass : uint8_t { forward, backward, evaluation };
 
   struct Options {
-    bool overlap = true;           // off: a gather is waited for where it is started
-    bool keep_for_step = false;    // stage 3: freed after the last use in the step, not after each
-    int64_t prefetch = 1;          // stage 3: uses ahead
+    bool overlap = true;         // off: a gather is waited for where it is started
+    bool keep_for_step = false;  // stage 3: freed after the last use in the step, not after each
+    int64_t prefetch = 1;        // stage 3: uses ahead
   };
 
   // `units`: all of the rank's, in order; `buckets`: theirs. `shards`: the data_shard group. All outlive the gatherer.
@@ -49,7 +49,7 @@ class ParameterGatherer {
     bool operator==(const Use&) const = default;
   };
   struct State {
-    WorkHandle work;             // under way and not waited for
+    WorkHandle work;                  // under way and not waited for
     int64_t uses_per_microbatch = 0;  // final ones: those after which a unit reads no more for the microbatch
     int64_t uses_left = 0;            // of them, in this step
   };

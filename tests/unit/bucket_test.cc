@@ -42,7 +42,7 @@ class BucketTest : public ::testing::Test {
 };
 
 TEST_F(BucketTest, SegmentsSayWhereParametersLie) {
-  const Bucket bucket = make({.divisor = 2});
+  const Bucket bucket = make({.num_shards = 2});
   EXPECT_EQ(bucket.numel(), 128);
   ASSERT_EQ(bucket.segments().size(), 3u);
   const std::vector<std::pair<int64_t, int64_t>> places = {{0, 15}, {15, 20}, {64, 71}};

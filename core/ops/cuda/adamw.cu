@@ -89,8 +89,7 @@ struct Update {
   }
 
   template <int kN>
-  __device__ __forceinline__ void move(int64_t i, int64_t element, const UpdateRange& range,
-                                      const Old<kN>& old) const {
+  __device__ __forceinline__ void move(int64_t i, int64_t element, const UpdateRange& range, const Old<kN>& old) const {
     math::AdamWStep now = constants;
     if (range.decays == 0) now.decay = 0;
     const float clip = *clip_factor;
