@@ -118,6 +118,10 @@ void run_rank_of_layout(RankContext& rank, const Config& config, const LayoutInp
   }
   gathered.weights.add(stream, model.parameters(), Bucket::Buffer::master, rank.rank());
   record.memory = rank.allocator().stats();
+  for (const Bucket* bucket : model.buckets()) {
+    record.gradient_elements += bucket->numel();
+    if (bucket->values_of() == nullptr) record.value_elements += bucket->numel();
+  }
 }
 
 bool same_bits(double a, double b) { return a == b || (std::isnan(a) && std::isnan(b)); }

@@ -42,6 +42,8 @@ struct RankRecord {
   Mesh mesh = Mesh({}, 0);
   std::vector<std::vector<Traffic>> traffic;  // by step
   MemoryStats memory;                         // of the device, after the last step
+  int64_t value_elements = 0;                 // of this rank's buckets, with padding
+  int64_t gradient_elements = 0;              // likewise; a tied table has them twice where one rank uses it twice
 };
 
 struct LayoutResult {

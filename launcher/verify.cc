@@ -145,7 +145,9 @@ VerifyReport verify(Config config) {
   Config in_fp32 = one_rank(config);
   in_fp32.precision = {.compute = ComputeType::fp32};
   const LayoutResult reference = run_layout(in_fp32, input);
-  report.layout = compare(run_layout(config, input), reference, lr);
+  LayoutResult result = run_layout(config, input);
+  report.layout = compare(result, reference, lr);
+  report.ranks = std::move(result.ranks);
   if (!report.exact) {
     report.rounding = compare(run_layout(one_rank(config), input), reference, lr);
     // Weights in bf16 begin rounded.

@@ -18,9 +18,9 @@ struct Requirement {
 
 constexpr int kAbove1 = 0b110;
 constexpr Requirement kRequirements[] = {
-    {kSequence, 1, kTensor, kAbove1},      {kOverlapTensor, 1, kTensor, kAbove1}, {kZeroGroup, 1, kData, 0b100},
-    {kZeroGroup, 1, kZero, 0b1110},        {kMicrobatches, 2, kPipeline, kAbove1}, {kSplit, 1, kPipeline, kAbove1},
-    {kSplit, 2, kPipeline, kAbove1},       {kKvHeads, 1, kFamily, 0b1110},
+    {kSequence, 1, kTensor, kAbove1}, {kOverlapTensor, 1, kTensor, kAbove1},  {kZeroGroup, 1, kData, 0b100},
+    {kZeroGroup, 1, kZero, 0b1110},   {kMicrobatches, 2, kPipeline, kAbove1}, {kSplit, 1, kPipeline, kAbove1},
+    {kSplit, 2, kPipeline, kAbove1},  {kKvHeads, 1, kFamily, 0b1110},
 };
 
 // The levels of every feature that may stand beside these two, as bits.
@@ -52,7 +52,8 @@ struct Candidate {
 class Covering {
  public:
   explicit Covering(uint64_t key) : random_(key) {
-    for (int f = 0; f < kNumFeatures; ++f) offsets_[static_cast<size_t>(f) + 1] = offset(f) + kLevels[static_cast<size_t>(f)];
+    for (int f = 0; f < kNumFeatures; ++f)
+      offsets_[static_cast<size_t>(f) + 1] = offset(f) + kLevels[static_cast<size_t>(f)];
     const auto values = static_cast<size_t>(offsets_.back());
     counts_.assign(values * values, 0);
     needed_.assign(values * values, 0);
@@ -156,10 +157,29 @@ class Covering {
 }  // namespace
 
 const char* feature_name(int feature) {
-  static constexpr std::array<const char*, kNumFeatures> kNames = {
-      "data",     "tensor",        "pipeline", "schedule",  "zero", "family",   "sequence",   "microbatches",
-      "zero_group", "keep_gathered", "prefetch", "recompute", "tied", "kv_heads", "vocabulary", "length",
-      "precision", "overlap_grad_reduce", "overlap_param_gather", "overlap_tensor", "split", "documents", "clip"};
+  static constexpr std::array<const char*, kNumFeatures> kNames = {"data",
+                                                                   "tensor",
+                                                                   "pipeline",
+                                                                   "schedule",
+                                                                   "zero",
+                                                                   "family",
+                                                                   "sequence",
+                                                                   "microbatches",
+                                                                   "zero_group",
+                                                                   "keep_gathered",
+                                                                   "prefetch",
+                                                                   "recompute",
+                                                                   "tied",
+                                                                   "kv_heads",
+                                                                   "vocabulary",
+                                                                   "length",
+                                                                   "precision",
+                                                                   "overlap_grad_reduce",
+                                                                   "overlap_param_gather",
+                                                                   "overlap_tensor",
+                                                                   "split",
+                                                                   "documents",
+                                                                   "clip"};
   return kNames[static_cast<size_t>(feature)];
 }
 

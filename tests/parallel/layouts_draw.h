@@ -15,29 +15,29 @@
 namespace trireme::layouts {
 
 enum Feature : int {
-  kData,            // 1, 2, more
-  kTensor,          // 1, 2, more
-  kPipeline,        // 1, 2, more
-  kSchedule,        // the schedules; interleaved with two or three virtual stages
-  kZero,            // 0 … 3
-  kFamily,          // the families
-  kSequence,        // sequence parallelism: off, on
-  kMicrobatches,    // one, full groups, a ragged last group
-  kZeroGroup,       // all, smaller
-  kKeepGathered,    // unit, step
-  kPrefetch,        // none, some
-  kRecompute,       // none, selective, full
-  kTied,            // off, on
-  kKvHeads,         // as many as heads, fewer
-  kVocabulary,      // divides, needs padding
-  kLength,          // even, odd
-  kPrecision,       // fp32, bf16
-  kOverlapReduce,   // off, on
-  kOverlapGather,   // off, on
-  kOverlapTensor,   // off, on
-  kSplit,           // of the layers: even, uneven, given
-  kDocuments,       // attention over the whole sequence, inside documents
-  kClip,            // off, active
+  kData,           // 1, 2, more
+  kTensor,         // 1, 2, more
+  kPipeline,       // 1, 2, more
+  kSchedule,       // the schedules; interleaved with two or three virtual stages
+  kZero,           // 0 … 3
+  kFamily,         // the families
+  kSequence,       // sequence parallelism: off, on
+  kMicrobatches,   // one, full groups, a ragged last group
+  kZeroGroup,      // all, smaller
+  kKeepGathered,   // unit, step
+  kPrefetch,       // none, some
+  kRecompute,      // none, selective, full
+  kTied,           // off, on
+  kKvHeads,        // as many as heads, fewer
+  kVocabulary,     // divides, needs padding
+  kLength,         // even, odd
+  kPrecision,      // fp32, bf16
+  kOverlapReduce,  // off, on
+  kOverlapGather,  // off, on
+  kOverlapTensor,  // off, on
+  kSplit,          // of the layers: even, uneven, given
+  kDocuments,      // attention over the whole sequence, inside documents
+  kClip,           // off, active
   kNumFeatures,
 };
 inline constexpr std::array<int, kNumFeatures> kLevels = {3, 3, 3, 5, 4, 4, 2, 3, 2, 2, 2, 3,

@@ -1,6 +1,7 @@
 #include "tests/parallel/layouts_numbers.h"
 
 #include <algorithm>
+#include <functional>
 #include <numeric>
 
 #include "parallel/resolve.h"
@@ -99,13 +100,11 @@ class Numbers {
     set("model.intermediate_size", 8 * axes_.tensor * random_.pick<int64_t>({1, 2}) + random_.pick<int64_t>({0, 3}));
     set_switch("model.tie_word_embeddings", kTied);
     const int64_t unit = 8 * axes_.tensor;
-    set("model.vocab_size", levels_[kVocabulary] == 0 ? unit * ((96 + unit - 1) / unit) : random_.pick<int64_t>({89, 21}));
+    set("model.vocab_size",
+        levels_[kVocabulary] == 0 ? unit * ((96 + unit - 1) / unit) : random_.pick<int64_t>({89, 21}));
     set_switch("data.mask_documents", kDocuments);
     set("data.sequence_length", levels_[kLength] == 0 ? 12 : random_.pick<int64_t>({13, 5}));
-    if (family == ModelFamily::gpt2) {
-      // GPT-2's defaults have no kv-heads and no head size; the keys of the file are of the other families.
-      return;
-    }
+    if (family == ModelFamily::gpt2) return;  // has none of the following keys
     set("model.num_key_value_heads", kv_heads);
     if (family == ModelFamily::qwen3) set("model.head_dim", head_dim);
     if (family == ModelFamily::llama && random_.below(2) == 0) {
@@ -121,7 +120,8 @@ class Numbers {
     if (levels_[kSplit] == 2) {
       // Ends without a layer, or with more than the middle.
       list.front() = random_.below(3);
-      list.back() = random_.below(list.front() == 0 && chunks == 2 ? 1 : 3) + (list.front() == 0 && chunks == 2 ? 1 : 0);
+      list.back() =
+          random_.below(list.front() == 0 && chunks == 2 ? 1 : 3) + (list.front() == 0 && chunks == 2 ? 1 : 0);
       if (list == std::vector<int64_t>(list.size(), 1)) list.front() = 0;
       std::string text;
       for (const int64_t n : list) text += (text.empty() ? "[" : ", ") + std::to_string(n);
