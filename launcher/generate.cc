@@ -71,8 +71,7 @@ std::vector<float> next_logits(Stream& stream, const LoadedModel& loaded, const 
   std::vector<int32_t> positions(static_cast<size_t>(length));
   std::iota(positions.begin(), positions.end(), 0);
   HostMicrobatch host{1, length, window.data(), window.data(), positions.data(), nullptr};
-  NoHooks none;
-  return last_logits(stream, *loaded.model, none, host);
+  return last_logits(stream, *loaded.model, host);
 }
 
 // The length of `text` without a UTF-8 character at its end that has not come whole.

@@ -45,16 +45,13 @@ std::string Precision::str() const {
   return text + ", gradients " + dtype_name(gradients) + ", moments " + dtype_name(states);
 }
 
-Transformer::Options Precision::model_options(int64_t max_sequence, const ParallelConfig& parallel,
-                                              const Mesh& mesh) const {
+Transformer::Options Precision::model_options(int64_t max_sequence, const ParallelConfig& parallel) const {
   return {.compute = compute,
           .gradients = gradients,
           .states = states,
           .max_sequence = max_sequence,
-          .with_master = with_master,
           .zero = static_cast<int>(parallel.zero),
-          .num_shards = mesh.degree(Axis::data_shard),
-          .shard = mesh.coordinate(Axis::data_shard)};
+          .with_master = with_master};
 }
 
 }  // namespace trireme

@@ -7,7 +7,6 @@
 #include "core/device/device.h"
 #include "core/tensor/dtype.h"
 #include "models/transformer.h"
-#include "parallel/mesh.h"
 
 namespace trireme {
 
@@ -24,8 +23,8 @@ struct Precision {
 
   std::string str() const;  // "compute bf16, master f32, gradients f32, moments f32"
 
-  // A model that trains like this on the mesh, its state divided as parallel.zero says.
-  Transformer::Options model_options(int64_t max_sequence, const ParallelConfig& parallel, const Mesh& mesh) const;
+  // A model that trains like this, its state divided as parallel.zero says.
+  Transformer::Options model_options(int64_t max_sequence, const ParallelConfig& parallel) const;
 };
 
 // `compute: auto` is bf16 where the device's hardware has it, and where `master: none` asks for bf16 weights.

@@ -7,9 +7,7 @@
 namespace trireme {
 
 Transformer::Options model_options(const Config& config, const Device& device) {
-  Transformer::Options options = resolve_precision(config, device).model_options(config.data.sequence_length);
-  options.zero = config.parallel.zero;
-  return options;
+  return resolve_precision(config, device).model_options(config.data.sequence_length, config.parallel);
 }
 
 ModelPlace model_place(const Config& config, const Mesh& mesh, const TensorGroup& tensor) {

@@ -36,7 +36,7 @@ void EmbeddingUnit::backward_weight(Stream& stream, const Microbatch& microbatch
   const Tensor dy = tensor_.gather(stream, stash.take(kGradOutput), microbatch.num_tokens());
   ops::embedding_backward(stream, microbatch.tokens, part(), dy, table_->gradient, table_->accumulate_gradient());
   if (positions_ != nullptr) {
-    ops::embedding_backward(stream, microbatch.positions, {0, positions_->gradient.dim(0)}, dy, positions_->gradient,
+    ops::embedding_backward(stream, microbatch.positions, {0, positions_->shape()[0]}, dy, positions_->gradient,
                             positions_->accumulate_gradient());
   }
 }

@@ -43,7 +43,7 @@ class Transformer {
     DType gradients = DType::f32;
     DType states = DType::f32;  // of the optimizer
     int64_t max_sequence = 0;   // longest sequence that will run, tokens; size of the rotary table
-    int64_t zero = 0;           // parallel.zero, over the data_shard axis of the place's mesh
+    int zero = 0;               // parallel.zero, over the data_shard axis of the place's mesh
     bool with_optimizer_states = true;
     bool with_master = true;  // fp32 master weights beside bf16 ones
   };
