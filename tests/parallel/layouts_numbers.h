@@ -15,7 +15,7 @@ class Random {
   // Uniform in [0, n).
   int below(int n) { return static_cast<int>(uniform_below(key_, at_++, static_cast<uint64_t>(n))); }
   template <class T>
-  T pick(std::vector<T> values) {
+  T pick(const std::vector<T>& values) {
     return values[static_cast<size_t>(below(static_cast<int>(values.size())))];
   }
 

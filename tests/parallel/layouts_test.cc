@@ -53,12 +53,15 @@ TEST_P(Layouts, TrainAsOneRankDoes) {
   const Config config = config_of(draw);
   const VerifyReport report = verify(config);
   EXPECT_TRUE(report.passed()) << report.str();
+  RecordProperty(report.exact ? "worst_gradient" : "worst_bf16_gradient",
+                 std::to_string(report.layout.worst_gradient() / report.allowed()));
+  if (report.exact) RecordProperty("worst_weight", std::to_string(report.layout.worst_weight() / report.allowed()));
   for (const std::string& finding : check_mechanism(config, report.ranks)) ADD_FAILURE() << finding;
   if (HasFailure()) std::printf("to run it again:\n%s\n", draw.command().c_str());
 }
 
 INSTANTIATE_TEST_SUITE_P(Draw, Layouts, testing::Range(0, static_cast<int>(draws().size())),
-                         [](const auto& info) { return std::to_string(info.param); });
+                         [](const auto& test) { return std::to_string(test.param); });
 
 // ---- What the draws cover, worked out from the configurations ----
 
@@ -116,7 +119,9 @@ TEST_F(Coverage, ADrawIsAFunctionOfSeedAndNumber) {
   std::set<std::vector<std::string>> different;
   for (size_t i = 0; i < more.size(); ++i) {
     different.insert(more[i].sets);
-    if (i < configs_.size()) EXPECT_EQ(config_of(more[i]), configs_[i]);
+    if (i < configs_.size()) {
+      EXPECT_EQ(config_of(more[i]), configs_[i]);
+    }
   }
   for (const Draw& draw : others) different.insert(draw.sets);
   EXPECT_EQ(different.size(), more.size() + others.size());
