@@ -29,6 +29,7 @@ class CommandLine {
     add_generate();
     add_probe();
     add_verify();
+    add_plan();
     add_doctor();
   }
 
@@ -47,6 +48,7 @@ class CommandLine {
     if (*generate_) return generate_command(generate_options_);
     if (*probe_) return probe_command(probe_options_, probe_sets_);
     if (*verify_) return verify_command(verify_args_);
+    if (*plan_) return plan_command(plan_args_);
     return doctor_command();
   }
 
@@ -171,6 +173,22 @@ class CommandLine {
         "Example:\n  trireme verify configs/llama3-70b.yaml --set parallel.zero=2");
   }
 
+  void add_plan() {
+    plan_ = app_.add_subcommand("plan", "The pipeline schedule of the configured layout: bubble, stashes, a picture");
+    plan_->add_option("CONFIG", plan_args_.config, "The YAML file")->required();
+    add_sets(plan_, plan_args_.sets);
+    plan_->add_option("--gpus", plan_args_.gpus, "Ranks (default: the product of the degrees, data: auto being 1)")
+        ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
+    plan_
+        ->add_option("--times", plan_args_.times,
+                     "Time of a layer's forward and of the halves of its backward, input and weight (default: 1:1:1)")
+        ->type_name("F:B:W");
+    plan_->add_option("--timeline", plan_args_.timeline, "Draw the schedule; OUT.json beside it is for Perfetto")
+        ->type_name("OUT.svg");
+    plan_->add_flag("--json", plan_args_.json, "Print JSON");
+    plan_->footer("Example:\n  trireme plan configs/qwen2.5-7b.yaml --set parallel.pipeline=4 --timeline schedule.svg");
+  }
+
   void add_doctor() {
     doctor_ = app_.add_subcommand("doctor", "What this machine has, what is missing, which package brings it");
     doctor_->footer("Example:\n  trireme doctor");
@@ -184,6 +202,7 @@ class CommandLine {
   CLI::App* generate_ = nullptr;
   CLI::App* probe_ = nullptr;
   CLI::App* verify_ = nullptr;
+  CLI::App* plan_ = nullptr;
   CLI::App* doctor_ = nullptr;
   TrainArgs train_args_;
   LaunchArgs launch_args_;
@@ -194,6 +213,7 @@ class CommandLine {
   ProbeOptions probe_options_;
   std::vector<std::string> probe_sets_;
   VerifyArgs verify_args_;
+  PlanArgs plan_args_;
 };
 
 std::string joined(const std::vector<std::string>& words) {

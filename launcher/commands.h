@@ -42,6 +42,16 @@ struct VerifyArgs {
 };
 int verify_command(const VerifyArgs& args);
 
+struct PlanArgs {
+  std::string config;             // path of the YAML file
+  std::vector<std::string> sets;  // key=value
+  std::optional<int64_t> gpus;    // ranks; none: as many as the degrees make, with one of `data: auto`
+  std::string times = "1:1:1";    // forward : backward input : backward weight of a layer
+  std::string timeline;           // an SVG to write, and JSON beside it; empty: none
+  bool json = false;              // the result for programs
+};
+int plan_command(const PlanArgs& args);
+
 int doctor_command();
 
 }  // namespace trireme

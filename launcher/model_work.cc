@@ -1,6 +1,7 @@
 #include "launcher/model_work.h"
 
 #include "core/error.h"
+#include "core/trace/tracer.h"
 
 namespace trireme {
 
@@ -10,9 +11,8 @@ ModelWork::ModelWork(const Transformer& model, const std::vector<RecomputeMode>&
   for (const ModelChunk& chunk : model.chunks()) {
     const auto first = static_cast<std::ptrdiff_t>(chunk.first_unit);
     const auto end = first + static_cast<std::ptrdiff_t>(chunk.num_units);
-    runners_.emplace(chunk.chunk,
-                     StageRunner({units.begin() + first, units.begin() + end},
-                                 {recompute.begin() + first, recompute.begin() + end}, chunk.first_unit));
+    runners_.emplace(chunk.chunk, StageRunner({units.begin() + first, units.begin() + end},
+                                              {recompute.begin() + first, recompute.begin() + end}, chunk.first_unit));
   }
 }
 
@@ -60,7 +60,16 @@ Tensor ModelWork::empty_hidden(Stream& stream, int, int microbatch) {
   return Tensor::empty(stream, {rows, model_.config().hidden_size}, model_.compute());
 }
 
+// Of a range in a trace.
+std::string ModelWork::name_of(int chunk, int microbatch, const char* what) const {
+  std::string name = "microbatch " + std::to_string(microbatch) + " " + what;
+  if (model_.place().layers_of_chunk.size() > 1) name += ", chunk " + std::to_string(chunk);
+  return name;
+}
+
 Tensor ModelWork::forward(Stream& stream, int chunk, int microbatch, const Tensor& x) {
+  const std::string name = name_of(chunk, microbatch, "forward");
+  const TraceRange range(stream, name);
   const Microbatch& input = on_device(stream, microbatch);
   StageStash& stash = stashes_[{chunk, microbatch}];
   const Tensor y = runner(chunk).forward(stream, input, x, stash, *hooks_);
@@ -69,6 +78,8 @@ Tensor ModelWork::forward(Stream& stream, int chunk, int microbatch, const Tenso
 }
 
 Tensor ModelWork::backward(Stream& stream, int chunk, int microbatch, const Tensor& dy) {
+  const std::string name = name_of(chunk, microbatch, "backward");
+  const TraceRange range(stream, name);
   const Tensor dx =
       runner(chunk).backward(stream, on_device(stream, microbatch), dy, stashes_.at({chunk, microbatch}), *hooks_);
   finished(chunk, microbatch);
@@ -76,11 +87,15 @@ Tensor ModelWork::backward(Stream& stream, int chunk, int microbatch, const Tens
 }
 
 Tensor ModelWork::backward_input(Stream& stream, int chunk, int microbatch, const Tensor& dy) {
+  const std::string name = name_of(chunk, microbatch, "backward input");
+  const TraceRange range(stream, name);
   return runner(chunk).backward_input(stream, on_device(stream, microbatch), dy, stashes_.at({chunk, microbatch}),
                                       *hooks_);
 }
 
 void ModelWork::backward_weight(Stream& stream, int chunk, int microbatch) {
+  const std::string name = name_of(chunk, microbatch, "backward weight");
+  const TraceRange range(stream, name);
   runner(chunk).backward_weight(stream, on_device(stream, microbatch), stashes_.at({chunk, microbatch}), *hooks_);
   finished(chunk, microbatch);
 }

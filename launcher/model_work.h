@@ -4,6 +4,7 @@
 
 #include <map>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -45,6 +46,7 @@ class ModelWork final : public PipelineWork {
   const StageRunner& runner(int chunk) const;
   const Microbatch& on_device(Stream& stream, int microbatch);
   void finished(int chunk, int microbatch);
+  std::string name_of(int chunk, int microbatch, const char* what) const;
 
   const Transformer& model_;
   UnitHooks* hooks_;

@@ -219,24 +219,16 @@ void fill_programs(Schedule& schedule, PipelineSchedule kind, int group) {
 
 }  // namespace
 
-int virtual_stages_of(PipelineSchedule kind, int64_t configured) {
-  if (kind == PipelineSchedule::interleaved) return static_cast<int>(configured);
-  if (kind == PipelineSchedule::zb_v && configured <= 2) return 2;
-  if (configured <= 1) return 1;
-  throw ConfigError({.what = "this pipeline schedule has another number of chunks on each rank",
-                     .expected = kind == PipelineSchedule::zb_v ? "2 (zb_v)" : "1 (" + to_string(kind) + ")",
-                     .found = std::to_string(configured),
-                     .where = "parallel.virtual_stages",
-                     .hint = "parallel.schedule: interleaved"});
-}
-
 Schedule make_schedule(PipelineSchedule kind, int num_ranks, int64_t virtual_stages, int num_microbatches,
                        std::optional<int64_t> microbatch_group, bool forward_only) {
   TRIREME_CHECK(num_ranks >= 1 && num_microbatches >= 1 && microbatch_group.value_or(1) >= 1);
+  TRIREME_CHECK(kind == PipelineSchedule::interleaved ? virtual_stages >= 1
+                                                      : virtual_stages == (kind == PipelineSchedule::zb_v ? 2 : 1),
+                "chunks that this schedule doesn't have");
   Schedule schedule;
   schedule.name = to_string(kind);
   schedule.num_ranks = num_ranks;
-  schedule.num_chunks = num_ranks * virtual_stages_of(kind, virtual_stages);
+  schedule.num_chunks = num_ranks * static_cast<int>(virtual_stages);
   schedule.num_microbatches = num_microbatches;
   schedule.forward_only = forward_only;
   for (int chunk = 0; chunk < schedule.num_chunks; ++chunk) {

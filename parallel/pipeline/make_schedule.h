@@ -23,13 +23,10 @@
 
 namespace trireme {
 
-// Chunks on each rank: `configured` for interleaved, two for zb_v (where 1, the default, means them, too), else one.
-// Throws ConfigError for others.
-int virtual_stages_of(PipelineSchedule kind, int64_t configured);
-
-// `virtual_stages` as above. `microbatch_group` is interleaved's alone: how many microbatches pass a chunk before the
-// next chunk of the rank has its turn; nullopt: p. The last group may be smaller.
-// REQUIRES: num_ranks, num_microbatches, microbatch_group >= 1.
+// `virtual_stages`: chunks on each rank. `microbatch_group` is interleaved's alone: how many microbatches pass a chunk
+// before the next chunk of the rank has its turn; nullopt: p. The last group may be smaller.
+// REQUIRES: all numbers >= 1; virtual_stages is 2 for zb_v, and 1 for what isn't interleaved (parallel/resolve.h checks
+// what users ask for).
 Schedule make_schedule(PipelineSchedule kind, int num_ranks, int64_t virtual_stages, int num_microbatches,
                        std::optional<int64_t> microbatch_group = {}, bool forward_only = false);
 

@@ -141,7 +141,7 @@ TEST_F(CudaTraining, AProfilerSeesRangesAndItsWindow) {
   }
   EXPECT_EQ(counts["step"], 8);  // of two ranks
   for (const char* name :
-       {"microbatch", "forward layer 1", "backward layer 1", "weight layer 1", "optimizer", "data"}) {
+       {"microbatch 0 forward", "forward layer 1", "backward layer 1", "weight layer 1", "optimizer", "data"}) {
     EXPECT_GE(counts[name], 8) << name;
   }
   EXPECT_GT(reduced_bytes, 0);

@@ -16,6 +16,10 @@ namespace {
 
 using Kind = PipelineSchedule;
 
+int chunks_on_a_rank(Kind kind, int of_interleaved) {
+  return kind == Kind::interleaved ? of_interleaved : kind == Kind::zb_v ? 2 : 1;
+}
+
 const Kind kKinds[] = {Kind::gpipe, Kind::one_f_one_b, Kind::interleaved, Kind::zb_h1, Kind::zb_v};
 
 struct Outcome {
@@ -75,7 +79,7 @@ TEST(PipelineExecutor, EveryScheduleGivesOneRanksGradients) {
     for (const int p : {1, 2, 3, 5}) {
       for (const int m : {1, 2, 4, 7}) {
         for (const bool forward_only : {false, true}) {
-          const int v = kind == Kind::interleaved ? 3 : 1;
+          const int v = chunks_on_a_rank(kind, 3);
           const Schedule schedule = make_schedule(kind, p, v, m, 3, forward_only);
           std::string why_not;
           EXPECT_TRUE(runs_right(schedule, why_not)) << schedule.name << " p " << p << " m " << m << ": " << why_not;
@@ -141,8 +145,7 @@ class Edits {
   Schedule draw_schedule() {
     const Kind kind = kKinds[draw(0, 4)];
     const int m = draw(1, 5);
-    return make_schedule(kind, draw(1, 4), kind == Kind::interleaved ? draw(1, 3) : 1, m, draw(1, m + 1),
-                         draw(0, 7) == 0);
+    return make_schedule(kind, draw(1, 4), chunks_on_a_rank(kind, draw(1, 3)), m, draw(1, m + 1), draw(0, 7) == 0);
   }
 
   // Changes one thing; tells what.

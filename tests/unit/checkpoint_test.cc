@@ -38,9 +38,9 @@ class CheckpointTest : public ::testing::Test {
     refs_ = {{&matrix_.parts[0], bucket_.get()}, {&norm_.parts[0], bucket_.get()}};
   }
 
-  ModelState state() { return {stream_, {matrix_.parts[0], norm_.parts[0]}, refs_}; }
+  ModelState model() { return {stream_, {matrix_.parts[0], norm_.parts[0]}, refs_}; }
   std::string save(int64_t step) {
-    return save_checkpoint(dir_.path(), {step, step * 10, "config: text"}, state());
+    return save_checkpoint(dir_.path(), {step, step * 10, "config: text"}, model());
   }
   std::vector<float> values() {
     std::vector<float> all(22);
@@ -66,7 +66,7 @@ TEST_F(CheckpointTest, ComesBackAsItWas) {
   EXPECT_EQ(latest_checkpoint(dir_.path()), path);
   bucket_->initialize(stream_, 99);
   EXPECT_NE(values(), before);
-  const CheckpointState state = load_checkpoint(path, state());
+  const CheckpointState state = load_checkpoint(path, model());
   EXPECT_EQ(values(), before);
   EXPECT_EQ(state.step, 12);
   EXPECT_EQ(state.consumed_samples, 120);
@@ -116,12 +116,12 @@ TEST_F(CheckpointTest, NewerFormatAndDamageAreNamed) {
     std::string flipped = bytes;
     flipped.back() ^= 4;
     write_file(path + "/" + file, flipped);
-    EXPECT_NE(message_of<DataError>([&] { load_checkpoint(path, state()); }).find(file), std::string::npos);
+    EXPECT_NE(message_of<DataError>([&] { load_checkpoint(path, model()); }).find(file), std::string::npos);
     write_file(path + "/" + file, bytes.substr(0, bytes.size() - 1));
-    EXPECT_NE(message_of<DataError>([&] { load_checkpoint(path, state()); }).find(file), std::string::npos);
+    EXPECT_NE(message_of<DataError>([&] { load_checkpoint(path, model()); }).find(file), std::string::npos);
     write_file(path + "/" + file, bytes);
   }
-  load_checkpoint(path, state());
+  load_checkpoint(path, model());
 }
 
 }  // namespace

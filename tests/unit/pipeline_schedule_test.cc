@@ -16,6 +16,10 @@ namespace {
 
 using Kind = PipelineSchedule;
 
+int chunks_on_a_rank(Kind kind, int of_interleaved) {
+  return kind == Kind::interleaved ? of_interleaved : kind == Kind::zb_v ? 2 : 1;
+}
+
 const Kind kKinds[] = {Kind::gpipe, Kind::one_f_one_b, Kind::interleaved, Kind::zb_h1, Kind::zb_v};
 
 // "F0 B0": computations only, with the chunk where a rank has several ("F1.0"); with transfers: "a>" sends an
@@ -81,7 +85,7 @@ TEST(PipelineSchedule, TransfersFollowTheirMakersAndRunAheadOfTheirUsers) {
 // On every rank of many schedules: sends at once, receives at least one computation ahead.
 TEST(PipelineSchedule, EveryReceiveOverlapsAComputation) {
   for (const Kind kind : kKinds) {
-    const Schedule schedule = make_schedule(kind, 4, kind == Kind::interleaved ? 3 : 1, 9);
+    const Schedule schedule = make_schedule(kind, 4, chunks_on_a_rank(kind, 3), 9);
     for (const auto& program : schedule.programs) {
       for (size_t i = 0; i < program.size(); ++i) {
         if (is_send(program[i].kind)) {
@@ -169,8 +173,8 @@ TEST(PipelineSchedule, EverySmallShapeIsProved) {
       for (int v = 1; v <= (kind == Kind::interleaved ? 3 : 1); ++v) {
         for (int m = 1; m <= 9; ++m) {
           for (int group = 1; group <= (kind == Kind::interleaved ? m + 1 : 1); ++group) {
-            expect_right(make_schedule(kind, p, v, m, group));
-            expect_right(make_schedule(kind, p, v, m, group, /*forward_only=*/true));
+            expect_right(make_schedule(kind, p, chunks_on_a_rank(kind, v), m, group));
+            expect_right(make_schedule(kind, p, chunks_on_a_rank(kind, v), m, group, /*forward_only=*/true));
           }
         }
       }
@@ -185,7 +189,7 @@ TEST(PipelineSchedule, RandomOnesAreProved) {
     const Kind kind = kKinds[draw(0, 4)];
     const int m = draw(1, 64);
     const Schedule schedule =
-        make_schedule(kind, draw(1, 16), kind == Kind::interleaved ? draw(1, 4) : 1, m,
+        make_schedule(kind, draw(1, 16), chunks_on_a_rank(kind, draw(1, 4)), m,
                       draw(0, 1) ? std::optional<int64_t>(draw(1, m + 4)) : std::nullopt, draw(0, 3) == 0);
     expect_right(schedule);
     const CheckReport report = check(schedule);
@@ -195,18 +199,9 @@ TEST(PipelineSchedule, RandomOnesAreProved) {
   }
 }
 
-TEST(PipelineSchedule, VirtualStagesThatDontFitAreRefused) {
-  EXPECT_EQ(virtual_stages_of(Kind::zb_v, 1), 2);
-  EXPECT_EQ(virtual_stages_of(Kind::interleaved, 3), 3);
-  try {
-    make_schedule(Kind::one_f_one_b, 2, 2, 4);
-    FAIL() << "no error";
-  } catch (const ConfigError& error) {
-    EXPECT_STREQ(error.what(),
-                 "this pipeline schedule has another number of chunks on each rank (expected 1 (1f1b), found 2) at "
-                 "parallel.virtual_stages; try parallel.schedule: interleaved");
-  }
-  EXPECT_THROW(virtual_stages_of(Kind::zb_v, 3), ConfigError);
+TEST(PipelineSchedule, ChunksThatDontFitAreABug) {
+  EXPECT_THROW(make_schedule(Kind::one_f_one_b, 2, 2, 4), BugError);
+  EXPECT_THROW(make_schedule(Kind::zb_v, 2, 1, 4), BugError);
 }
 
 // ---- Faults that the checker must name. 1f1b, two ranks, two microbatches:

@@ -1,0 +1,161 @@
+// Drawings of timelines, and `trireme plan` from end to end.
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "core/error.h"
+#include "launcher/commands.h"
+#include "parallel/pipeline/make_schedule.h"
+#include "parallel/pipeline/timeline_drawing.h"
+
+namespace trireme {
+namespace {
+
+namespace fs = std::filesystem;
+
+int count(const std::string& text, const std::string& part) {
+  int n = 0;
+  for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++n;
+  return n;
+}
+
+std::string read(const fs::path& path) {
+  std::stringstream text;
+  text << std::ifstream(path).rdbuf();
+  return text.str();
+}
+
+Timeline known_timeline(double transfer = 0) {
+  const Schedule schedule = make_schedule(PipelineSchedule::one_f_one_b, 2, 1, 2);
+  return simulate(schedule, ActionCosts::uniform(2, 1, 1, 1, transfer));
+}
+
+// F0 0–1, F1 1–2, then rank 1's first backward ends at 4, the second at 7.
+TEST(PipelineTimeline, TimesOfAKnownSchedule) {
+  const Timeline free = known_timeline();
+  std::string times;
+  for (const TimedAction& timed : free.ranks[0]) {
+    if (is_compute(timed.action.kind)) times += timed.action.str() + " " + std::to_string(int(timed.begin)) + "\n";
+  }
+  EXPECT_EQ(times,
+            "forward(chunk 0, microbatch 0) 0\nforward(chunk 0, microbatch 1) 1\n"
+            "backward(chunk 0, microbatch 0) 4\nbackward(chunk 0, microbatch 1) 7\n");
+  EXPECT_EQ(free.end(), 9);
+  EXPECT_DOUBLE_EQ(free.bubble(0), 3.0 / 6);
+  EXPECT_DOUBLE_EQ(free.bubble(1), 0);
+  // With transfers of half a unit, one activation is late at first, and each gradient.
+  EXPECT_EQ(known_timeline(0.5).end(), 10);
+}
+
+TEST(PipelineTimeline, SvgShowsEachComputationAndEachBubble) {
+  const std::string svg = draw_svg(known_timeline(), {.title = "a < b", .unit = "ms"});
+  EXPECT_EQ(count(svg, "<title>forward("), 4);
+  EXPECT_EQ(count(svg, "<title>backward("), 4);
+  EXPECT_EQ(count(svg, "<title>bubble, "), 2);
+  EXPECT_EQ(count(svg, "<title>bubble, 2 to 4 ms</title>"), 1);
+  EXPECT_EQ(count(svg, "a &lt; b"), 1);
+  EXPECT_EQ(count(svg, ">rank 0<") + count(svg, ">rank 1<"), 2);
+  EXPECT_EQ(count(svg, "<text"), count(svg, "</text>"));
+  EXPECT_TRUE(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"));
+}
+
+TEST(PipelineTimeline, PerfettoHasEveryAction) {
+  const auto trace =
+      nlohmann::json::parse(draw_perfetto(known_timeline(0.5), {.title = {}, .unit = {}, .unit_microseconds = 10}));
+  double bubbles = 0;
+  int computations = 0;
+  int transfers = 0;
+  for (const auto& event : trace["traceEvents"]) {
+    if (event["ph"] != "X") continue;
+    if (event["name"] == "bubble") {
+      bubbles += event["dur"].get<double>();
+    } else {
+      ++(event["tid"] == 0 ? computations : transfers);
+      EXPECT_EQ(event["args"].contains("peer"), event["tid"] != 0);
+    }
+  }
+  EXPECT_EQ(computations, 8);
+  EXPECT_EQ(transfers, 8);
+  EXPECT_DOUBLE_EQ(bubbles, 40);  // 4 units, all on rank 0
+}
+
+// A configuration file and a folder for the life of the test.
+class PlanCommand : public testing::Test {
+ protected:
+  PlanCommand() : folder_(fs::path(testing::TempDir()) / ("plan_test-" + std::to_string(::getpid()))) {
+    fs::create_directories(folder_);
+    args_.config = (folder_ / "plan.yaml").string();
+    std::ofstream(args_.config) << R"(run: {dir: runs/x, steps: 4}
+model: {model_type: llama, hidden_size: 8, num_hidden_layers: 8, num_attention_heads: 2, intermediate_size: 8,
+        vocab_size: 16, max_position_embeddings: 8}
+data: {train: [{path: nowhere/data}], sequence_length: 4}
+batch: {global: 16, micro: 2}
+parallel: {pipeline: 4}
+)";
+  }
+  ~PlanCommand() override { fs::remove_all(folder_); }
+
+  std::string run() {
+    testing::internal::CaptureStdout();
+    EXPECT_EQ(plan_command(args_), 0);
+    return testing::internal::GetCapturedStdout();
+  }
+
+  fs::path folder_;
+  PlanArgs args_;
+};
+
+TEST_F(PlanCommand, PrintsTheSchedule) {
+  EXPECT_EQ(run(), R"(  layout       data 1 × pipeline 4 = 4 ranks
+  schedule     1f1b, 4 ranks, 8 microbatches
+  layers       2, 2, 2, 2 (of each chunk)
+  bubble       37.5 % of the work, with times 1:1:1 and free transfers
+  stashes      4, 3, 2, 1 (of each pipeline rank, one for a microbatch in a chunk, at most)
+)");
+  args_.sets = {"parallel.schedule=zb_h1"};
+  args_.gpus = 8;  // data 2: half the microbatches
+  const std::string text = run();
+  EXPECT_EQ(count(text, "data 2 × "), 1) << text;
+  EXPECT_EQ(count(text, "zb_h1, 4 ranks, 4 microbatches\n"), 1) << text;
+  EXPECT_EQ(count(text, "bubble       25.0 %"), 1) << text;
+}
+
+TEST_F(PlanCommand, JsonAndTimeline) {
+  args_.sets = {"parallel.schedule=zb_v"};
+  args_.json = true;
+  args_.timeline = (folder_ / "out.svg").string();
+  const auto plan = nlohmann::json::parse(run());
+  EXPECT_EQ(plan["virtual_stages"], 2);
+  EXPECT_EQ(plan["bubble"], 0.0);
+  EXPECT_EQ(plan["layers_of_chunk"], std::vector<int>(8, 1));
+  EXPECT_EQ(plan["peak_stashes_of_rank"], std::vector<int>(4, 8));
+  EXPECT_TRUE(read(folder_ / "out.svg").find("zb_v, 4 ranks × 2 chunks, 8 microbatches, bubble 0 %") !=
+              std::string::npos);
+  EXPECT_GT(nlohmann::json::parse(read(folder_ / "out.json"))["traceEvents"].size(), 8u * 8 * 3);
+}
+
+// Uneven chunks: the slowest rank sets the pace.
+TEST_F(PlanCommand, TimesFollowTheLayers) {
+  args_.sets = {"parallel.stages=[1, 1, 1, 5]", "batch.global=64"};
+  args_.json = true;
+  const auto plan = nlohmann::json::parse(run());
+  EXPECT_GT(plan["bubble_of_rank"][0], 3.0);
+  EXPECT_EQ(plan["bubble_of_rank"][3], 0.0);
+}
+
+TEST_F(PlanCommand, WrongOptionsAreRefused) {
+  args_.timeline = "out.png";
+  EXPECT_THROW(plan_command(args_), ConfigError);
+  args_.timeline.clear();
+  for (const char* times : {"", "1:1", "1:1:1:1", "1:x:1", "1:0:1", "1:1:-1", "1:1:1e999", "1: :1"}) {
+    args_.times = times;
+    EXPECT_THROW(plan_command(args_), ConfigError) << times;
+  }
+}
+
+}  // namespace
+}  // namespace trireme
