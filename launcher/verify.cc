@@ -141,13 +141,14 @@ VerifyReport verify(Config config) {
   report.exact = is_exact(config.precision, compute);
 
   const LayoutInput input = make_layout_input(config, kVerifySteps, static_cast<uint64_t>(config.run.seed));
-  const double lr = config.optimizer.lr;
   Config in_fp32 = one_rank(config);
   in_fp32.precision = {.compute = ComputeType::fp32};
   const LayoutResult reference = run_layout(in_fp32, input);
-  report.layout = compare(run_layout(config, input), reference, lr);
+  LayoutResult result = run_layout(config, input);
+  report.layout = compare(result, reference, config);
+  report.ranks = std::move(result.ranks);
   if (!report.exact) {
-    report.rounding = compare(run_layout(one_rank(config), input), reference, lr);
+    report.rounding = compare(run_layout(one_rank(config), input), reference, config);
     // Weights in bf16 begin rounded.
     std::erase_if(report.layout.findings,
                   [](const std::string& text) { return text.starts_with("the initial values"); });

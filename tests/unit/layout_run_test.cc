@@ -37,7 +37,8 @@ TEST(CompareTensors, SaysWhatDidNotMove) {
   const GlobalTensors before = {{"a", {1, 1}}, {"b", {1, 1}}, {"c", {1, 1}}};
   const GlobalTensors after = {{"a", {1.001f, 1}}, {"b", {1.00001f, 1}}, {"c", {1, 1}}};
   const GlobalTensors gradients = {{"a", {1, 1}}, {"b", {1, 1}}, {"c", {1e-6f, 1e-6f}}};
-  EXPECT_EQ(unmoved(before, after, gradients, 1e-3), std::vector<std::string>{"b"});
+  EXPECT_EQ(unmoved(before, after, gradients, 1e-3, 1e-5), std::vector<std::string>{"b"});
+  EXPECT_EQ(unmoved(before, after, gradients, 1e-3, 2), std::vector<std::string>{}) << "too small for Adam";
 }
 
 TEST(LayoutInput, IsAFunctionOfSeedAndSizes) {
