@@ -26,9 +26,15 @@ std::string row(const std::string& name, const std::string& value) {
   return head + value + "\n";
 }
 
+// "0, 30 × 1, 0"
 std::string layers_text(const std::vector<int64_t>& stages) {
   std::string out;
-  for (const int64_t n : stages) out += (out.empty() ? "" : " + ") + std::to_string(n);
+  for (size_t i = 0; i < stages.size();) {
+    size_t end = i;
+    while (end < stages.size() && stages[end] == stages[i]) ++end;
+    out += (out.empty() ? "" : ", ") + (end - i > 1 ? std::to_string(end - i) + " × " : "") + std::to_string(stages[i]);
+    i = end;
+  }
   return out;
 }
 

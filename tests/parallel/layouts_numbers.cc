@@ -95,7 +95,7 @@ class Numbers {
     set("model.model_type", to_string(family));
     const int64_t kv_heads = axes_.tensor * (axes_.tensor < 4 ? random_.pick<int64_t>({1, 2}) : 1);
     const int64_t heads = levels_[kKvHeads] == 1 ? kv_heads * random_.pick<int64_t>({2, 3}) : kv_heads;
-    const int64_t head_dim = heads > 12 ? 4 : 8;
+    const int64_t head_dim = heads > 12 ? 4 : heads == 1 ? 16 : 8;
     set("model.num_attention_heads", heads);
     set("model.hidden_size", heads * head_dim);
     // Narrow layers with the usual 0.02 would hardly attend; with much more, rounding grows from layer to layer.

@@ -4,7 +4,10 @@
 //   TRIREME_LAYOUT_SEED, TRIREME_LAYOUT_COUNT: other draws, more of them
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cctype>
 #include <cstdlib>
+#include <filesystem>
 #include <map>
 #include <set>
 
@@ -62,6 +65,36 @@ TEST_P(Layouts, TrainAsOneRankDoes) {
 
 INSTANTIATE_TEST_SUITE_P(Draw, Layouts, testing::Range(0, static_cast<int>(draws().size())),
                          [](const auto& test) { return std::to_string(test.param); });
+
+// ---- The layouts of configs/, shrunken ----
+
+std::vector<std::string> config_files() {
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(std::string(TRIREME_SOURCE_DIR) + "/configs")) {
+    if (entry.path().extension() == ".yaml") names.push_back(entry.path().stem().string());
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+class ConfigLayouts : public testing::TestWithParam<std::string> {};
+
+// In fp32, where the comparison is sharpest.
+TEST_P(ConfigLayouts, TrainAsOneRankDoes) {
+  Config config = load_config(std::string(TRIREME_SOURCE_DIR) + "/configs/" + GetParam() + ".yaml");
+  config.precision = {.compute = ComputeType::fp32};
+  config.run.device = DeviceChoice::cpu;
+  const VerifyReport report = verify(shrink(config));
+  EXPECT_TRUE(report.exact);
+  EXPECT_TRUE(report.passed()) << report.str();
+}
+
+INSTANTIATE_TEST_SUITE_P(Files, ConfigLayouts, testing::ValuesIn(config_files()), [](const auto& test) {
+  std::string name = test.param;
+  std::replace_if(
+      name.begin(), name.end(), [](char c) { return !std::isalnum(static_cast<unsigned char>(c)); }, '_');
+  return name;
+});
 
 // ---- What the draws cover, worked out from the configurations ----
 
