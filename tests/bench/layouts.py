@@ -39,15 +39,16 @@ def pipeline(schedule, bubble, **rest):
                                        f"batch.micro={GLOBAL_BATCH // NUM_MICROBATCHES}"), bubble=bubble, **rest)
 
 
-def zero(stage, **rest):
-    return Layout(f"dp 2 zero {stage}", ("parallel.data=2", f"parallel.zero={stage}",
-                                         f"batch.micro={GLOBAL_BATCH // 2}"), **rest)
+def zero(stage, microbatches=1, **rest):
+    name = f"dp 2 zero {stage}" + (f", {microbatches} microb." if microbatches > 1 else "")
+    return Layout(name, ("parallel.data=2", f"parallel.zero={stage}", f"batch.micro={GLOBAL_BATCH // 2 // microbatches}"),
+                  **rest)
 
 
 BUBBLE = 1 / NUM_MICROBATCHES  # (p - 1) / m
 LAYOUTS = (
     Layout("one rank", (), ranks=1),
-    Layout("one rank, 8 microbatches", (f"batch.micro={GLOBAL_BATCH // NUM_MICROBATCHES}",), ranks=1),
+    Layout("one rank, 8 microb.", (f"batch.micro={GLOBAL_BATCH // NUM_MICROBATCHES}",), ranks=1),
     Layout("tp 2", ("parallel.tensor=2",), floor=0.85),
     Layout("tp 2 sp", ("parallel.tensor=2", "parallel.sequence=true"), floor=0.85),
     pipeline("1f1b", BUBBLE, floor=0.85),
@@ -56,6 +57,9 @@ LAYOUTS = (
     zero(1, against="dp 2 zero 0"),
     zero(2, against="dp 2 zero 0"),
     zero(3, against="dp 2 zero 0", floor=0.9),
+    zero(0, microbatches=4),
+    zero(2, microbatches=4, against="dp 2 zero 0, 4 microb."),
+    zero(3, microbatches=4, against="dp 2 zero 0, 4 microb."),
 )
 
 
