@@ -1,4 +1,4 @@
-// `trireme plan`: what follows from a configuration without running it. Today that is the pipeline schedule.
+// `trireme plan`: what follows from a configuration without running it: memory and the pipeline schedule.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -9,8 +9,10 @@
 #include "core/config/load.h"
 #include "core/error.h"
 #include "core/metrics/files.h"
+#include "core/metrics/format.h"
 #include "launcher/commands.h"
 #include "launcher/configured_schedule.h"
+#include "launcher/memory_plan.h"
 #include "parallel/pipeline/checker.h"
 #include "parallel/pipeline/timeline_drawing.h"
 #include "parallel/resolve.h"
@@ -71,7 +73,8 @@ std::string list_text(const Numbers& numbers) {
 
 struct SchedulePlan {
   std::string layout;
-  std::vector<int64_t> layers;  // of each chunk
+  std::vector<StageMemory> memory;  // of each pipeline rank
+  std::vector<int64_t> layers;      // of each chunk
   std::string times;
   std::vector<int> peak_stashes;  // of each rank
   Timeline timeline;
@@ -84,7 +87,12 @@ SchedulePlan make_plan(const Config& config, const PlanArgs& args) {
   const CheckReport report = check(schedule);
   TRIREME_CHECK(report.ok(), report.violation);
   const std::vector<int64_t> layers = resolve_stages(config);
-  return {mesh.str(), layers, args.times, report.peak_stashes,
+  const Device device{config.run.device == DeviceChoice::cpu ? DeviceType::cpu : DeviceType::cuda, 0};
+  return {mesh.str(),
+          plan_memory(config, mesh, device),
+          layers,
+          args.times,
+          report.peak_stashes,
           simulate(schedule, costs_of(layers, parse_times(args.times)))};
 }
 
@@ -94,6 +102,10 @@ void print_text(const SchedulePlan& plan) {
   std::snprintf(bubble, sizeof bubble, "%.1f %% of the work, with times %s and free transfers",
                 plan.timeline.max_bubble() * 100, plan.times.c_str());
   row("layout", plan.layout);
+  const StageMemory most = fullest(plan.memory);
+  row("memory", human_bytes(most.total()) + " per rank at most: parameters " + human_bytes(most.parameters) +
+                    ", gradients " + human_bytes(most.gradients) + ", optimizer " + human_bytes(most.optimizer) +
+                    ", activations ~" + human_bytes(most.activations));
   row("schedule", shape_of(plan.timeline.schedule));
   row("layers", list_text(plan.layers) + " (of each chunk)");
   row("bubble", bubble);
@@ -104,7 +116,15 @@ void print_json(const SchedulePlan& plan) {
   const Schedule& schedule = plan.timeline.schedule;
   std::vector<double> bubbles;
   for (int r = 0; r < schedule.num_ranks; ++r) bubbles.push_back(plan.timeline.bubble(r));
+  nlohmann::ordered_json memory;
+  for (const StageMemory& stage : plan.memory) {
+    memory.push_back({{"parameters", stage.parameters},
+                      {"gradients", stage.gradients},
+                      {"optimizer", stage.optimizer},
+                      {"activations", stage.activations}});
+  }
   const nlohmann::ordered_json out = {{"layout", plan.layout},
+                                      {"memory_bytes_of_rank", memory},
                                       {"schedule", schedule.name},
                                       {"pipeline", schedule.num_ranks},
                                       {"virtual_stages", schedule.num_chunks / schedule.num_ranks},

@@ -7,6 +7,7 @@
 
 #include "core/config/config.h"
 #include "core/tensor/dtype.h"
+#include "launcher/memory_plan.h"
 #include "launcher/precision.h"
 #include "launcher/rank_device.h"
 #include "parallel/mesh.h"
@@ -24,13 +25,8 @@ struct RunPlan {
   int64_t total_tokens = 0;    // of the run, ramp-up not considered
   int64_t train_tokens = 0;    // of the data set
   double flops_per_token = 0;  // models/transformer.h, model_flops_per_token
-  // Bytes per rank, of the fullest pipeline stage.
-  int64_t parameter_bytes = 0;
-  int64_t gradient_bytes = 0;
-  int64_t optimizer_bytes = 0;
-  int64_t activation_bytes = 0;  // an estimate: what one microbatch keeps for backward, and the largest temporary
+  StageMemory memory;          // of a rank of the fullest pipeline stage
 
-  int64_t total_bytes() const { return parameter_bytes + gradient_bytes + optimizer_bytes + activation_bytes; }
   std::string str() const;  // a table for the screen
 };
 

@@ -7,6 +7,7 @@
 #include "core/trace/tracer.h"
 #include "launcher/configured_schedule.h"
 #include "launcher/microbatch_graphs.h"
+#include "parallel/pipeline/checker.h"
 #include "parallel/zero/gradient_norm.h"
 
 namespace trireme {
@@ -98,6 +99,8 @@ const Schedule& TrainStep::schedule(int64_t num_microbatches, bool forward_only)
   auto found = schedules_.find(key);
   if (found == schedules_.end()) {
     found = schedules_.emplace(key, configured_schedule(parallel_, num_microbatches, forward_only)).first;
+    const CheckReport report = check(found->second);
+    TRIREME_CHECK(report.ok(), "an illegal schedule: " + report.violation);
   }
   return found->second;
 }

@@ -97,7 +97,6 @@ TransformerBlock::TransformerBlock(const ModelConfig& config, int64_t layer, Ten
   }
   down_.weight = Weight(row_parallel(make_matrix(names.down, hidden, config.ffn_size, residual_std), kTensorGranule));
   if (gpt2) down_.bias = Weight(make_bias(names.down, hidden));
-  attention_out_.adds_bias = down_.adds_bias = tensor.is_first();
 }
 
 std::vector<Weight*> TransformerBlock::weights() {
@@ -154,31 +153,41 @@ Tensor TransformerBlock::activate(Stream& stream, const Tensor& up) const {
   return y;
 }
 
-// act(W_up · normed)
-Tensor TransformerBlock::up_and_activate(Stream& stream, const Tensor& normed, Stash& stash) const {
+// act(W_up · normed), of all tokens.
+Tensor TransformerBlock::up_and_activate(Stream& stream, const Tensor& normed, int64_t num_tokens, Stash& stash) const {
   if (config_.activation == Activation::swiglu) {
-    const Tensor up = up_.forward(stream, normed);
+    const Tensor up = up_.column_forward(stream, tensor_, normed, num_tokens);
     const Tensor activated = activate(stream, up);
     stash.put(kUp, up);
     stash.put(kActivated, activated);
     return activated;
   }
-  Tensor up = Tensor::empty(stream, {normed.dim(0), up_.out()}, normed.dtype());
+  Tensor up = Tensor::empty(stream, {num_tokens, up_.out()}, normed.dtype());
   Tensor activated = Tensor::empty(stream, up.shape(), up.dtype());
-  const bool keep = ops::linear_gelu_forward(stream, normed, up_.weight.value, up_.bias.value, gelu(), up, activated);
+  bool keep = false;
+  tensor_.gather(stream, normed, num_tokens, [&](int64_t begin, int64_t end, Tensor& rows) {
+    Tensor up_rows = up.slice(begin, end);
+    Tensor activated_rows = activated.slice(begin, end);
+    keep |= ops::linear_gelu_forward(stream, rows, up_.weight.value, up_.bias.value, gelu(), up_rows, activated_rows);
+  });
   stash.put(kUp, up);
   stash.put(keep ? kKeptActivated : kActivated, activated);
   return activated;
 }
 
-// The gradient of `up` from that of the block's output.
-Tensor TransformerBlock::down_and_activate_backward(Stream& stream, const Tensor& dy, const Tensor& up) const {
+// The gradient of `up` from that of the block's output; all rows of the latter become `whole_dy`.
+Tensor TransformerBlock::down_and_activate_backward(Stream& stream, const Tensor& dy, const Tensor& up,
+                                                    Tensor& whole_dy) const {
   Tensor dup = Tensor::empty(stream, up.shape(), up.dtype());
   if (config_.activation == Activation::swiglu) {
-    ops::swiglu_backward(stream, down_.backward_input(stream, dy), up, dup);
-  } else {
-    ops::linear_gelu_backward_input(stream, dy, down_.weight.value, up, gelu(), dup);
+    const Tensor dactivated = down_.row_backward_input(stream, tensor_, dy, up.dim(0), whole_dy);
+    ops::swiglu_backward(stream, dactivated, up, dup);
+    return dup;
   }
+  whole_dy = tensor_.gather(stream, dy, up.dim(0), [&](int64_t begin, int64_t end, Tensor& rows) {
+    Tensor dup_rows = dup.slice(begin, end);
+    ops::linear_gelu_backward_input(stream, rows, down_.weight.value, up.slice(begin, end), gelu(), dup_rows);
+  });
   return dup;
 }
 
@@ -190,23 +199,22 @@ Tensor TransformerBlock::forward(Stream& stream, const Microbatch& microbatch, c
   stash.put(kNormed1, normed1);
 
   const int64_t num_tokens = microbatch.num_tokens();
-  const Tensor whole1 = tensor_.gather(stream, normed1, num_tokens);
-  const Tensor qkv = queries_and_keys(stream, microbatch, qkv_.forward(stream, whole1), stash);
+  const Tensor raw_qkv = qkv_.column_forward(stream, tensor_, normed1, num_tokens);
+  const Tensor qkv = queries_and_keys(stream, microbatch, raw_qkv, stash);
   Tensor attention = Tensor::empty(stream, {num_tokens, num_heads_ * config_.head_dim}, x.dtype());
   Tensor lse = Tensor::empty(stream, {microbatch.batch, num_heads_, microbatch.sequence}, DType::f32);
   ops::attention_forward(stream, attention_shape(microbatch), qkv, microbatch.document_start, attention, lse);
   stash.put(kAttention, attention);
   stash.put(kLse, lse);
 
-  Tensor hidden = tensor_.reduce(stream, attention_out_.forward(stream, attention));
+  Tensor hidden = attention_out_.row_forward(stream, tensor_, attention);
   ops::NormStats stats2;
   const Tensor normed2 = norm2_.add_forward(stream, hidden, x, stats2);
   stash.put(kHidden, hidden);
   put_stats(stash, stats2, kMean2, kRstd2);
   stash.put(kNormed2, normed2);
 
-  const Tensor whole2 = tensor_.gather(stream, normed2, num_tokens);
-  Tensor y = tensor_.reduce(stream, down_.forward(stream, up_and_activate(stream, whole2, stash)));
+  Tensor y = down_.row_forward(stream, tensor_, up_and_activate(stream, normed2, num_tokens, stash));
   ops::add(stream, y, hidden, y);
   return y;
 }
@@ -230,19 +238,19 @@ void TransformerBlock::recompute(Stream& stream, const Microbatch& microbatch, S
 Tensor TransformerBlock::backward_input(Stream& stream, const Microbatch& microbatch, const Tensor& dy, Stash& stash) {
   // Feed-forward: y = h + down(act(up(norm2(h))))
   const int64_t num_tokens = microbatch.num_tokens();
-  const Tensor whole_dy = tensor_.gather(stream, dy, num_tokens);
+  Tensor whole_dy;
+  const Tensor dup = down_and_activate_backward(stream, dy, stash.take(kUp), whole_dy);
   stash.put(kGradOutput, whole_dy);
-  const Tensor dup = down_and_activate_backward(stream, whole_dy, stash.take(kUp));
   stash.put(kGradUp, dup);
-  const Tensor dnormed2 = tensor_.reduce(stream, up_.backward_input(stream, dup));
+  const Tensor dnormed2 = up_.column_backward_input(stream, tensor_, dup);
   Tensor dhidden;
   stash.put(kGradNorm2, norm2_.backward_input(stream, dnormed2, stash.take(kHidden), get_stats(stash, kMean2, kRstd2),
                                               dy, dhidden));
-  const Tensor whole_dhidden = tensor_.gather(stream, dhidden, num_tokens);
-  stash.put(kGradHidden, whole_dhidden);
 
   // Attention: h = x + out(attention(qkv(norm1(x))))
-  const Tensor dattention = attention_out_.backward_input(stream, whole_dhidden);
+  Tensor whole_dhidden;
+  const Tensor dattention = attention_out_.row_backward_input(stream, tensor_, dhidden, num_tokens, whole_dhidden);
+  stash.put(kGradHidden, whole_dhidden);
   const Tensor qkv = stash.take(kQkv);
   Tensor dqkv = Tensor::empty(stream, qkv.shape(), qkv.dtype());
   ops::attention_backward(stream, attention_shape(microbatch), qkv, microbatch.document_start, stash.get(kAttention),
@@ -260,7 +268,7 @@ Tensor TransformerBlock::backward_input(Stream& stream, const Microbatch& microb
     stash.put(kGradKNorm, dk_norm);
   }
   stash.put(kGradQkv, dqkv);
-  const Tensor dnormed1 = tensor_.reduce(stream, qkv_.backward_input(stream, dqkv));
+  const Tensor dnormed1 = qkv_.column_backward_input(stream, tensor_, dqkv);
   Tensor dx;
   stash.put(kGradNorm1,
             norm1_.backward_input(stream, dnormed1, stash.take(kInput), get_stats(stash, kMean1, kRstd1), dhidden, dx));

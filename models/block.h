@@ -37,8 +37,8 @@ class TransformerBlock final : public Unit {
   Tensor queries_and_keys(Stream& stream, const Microbatch& microbatch, Tensor qkv, Stash& stash) const;
   ops::Gelu gelu() const;
   Tensor activate(Stream& stream, const Tensor& up) const;
-  Tensor up_and_activate(Stream& stream, const Tensor& normed, Stash& stash) const;
-  Tensor down_and_activate_backward(Stream& stream, const Tensor& dy, const Tensor& up) const;
+  Tensor up_and_activate(Stream& stream, const Tensor& normed, int64_t num_tokens, Stash& stash) const;
+  Tensor down_and_activate_backward(Stream& stream, const Tensor& dy, const Tensor& up, Tensor& whole_dy) const;
   ops::AttentionShape attention_shape(const Microbatch& microbatch) const;
 
   ModelConfig config_;

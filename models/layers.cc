@@ -2,6 +2,7 @@
 
 #include "core/ops/elementwise.h"
 #include "core/ops/linear.h"
+#include "parallel/tensor_products.h"
 
 namespace trireme {
 
@@ -10,16 +11,23 @@ void LinearLayer::list_weights(std::vector<Weight*>& list) {
   if (bias) list.push_back(&bias);
 }
 
-Tensor LinearLayer::forward(Stream& stream, const Tensor& x) const {
-  Tensor y = Tensor::empty(stream, {x.dim(0), out()}, x.dtype());
-  ops::linear_forward(stream, x, weight.value, adds_bias ? bias.value : Tensor{}, y);
-  return y;
+Tensor LinearLayer::column_forward(Stream& stream, const TensorGroup& group, const Tensor& x,
+                                   int64_t num_tokens) const {
+  return gather_linear(stream, group, x, num_tokens, weight.value, bias.value);
 }
 
-Tensor LinearLayer::backward_input(Stream& stream, const Tensor& dy) const {
-  Tensor dx = Tensor::empty(stream, {dy.dim(0), in()}, dy.dtype());
-  ops::linear_backward_input(stream, dy, weight.value, dx, /*accumulate=*/false);
-  return dx;
+Tensor LinearLayer::column_backward_input(Stream& stream, const TensorGroup& group, const Tensor& dy) const {
+  return gather_linear_backward(stream, group, dy, weight.value);
+}
+
+// Of the summands of a sum only one has the bias in it.
+Tensor LinearLayer::row_forward(Stream& stream, const TensorGroup& group, const Tensor& x) const {
+  return linear_reduce(stream, group, x, weight.value, group.is_first() ? bias.value : Tensor{});
+}
+
+Tensor LinearLayer::row_backward_input(Stream& stream, const TensorGroup& group, const Tensor& dy, int64_t num_tokens,
+                                       Tensor& whole_dy) const {
+  return linear_reduce_backward(stream, group, dy, num_tokens, weight.value, whole_dy);
 }
 
 void LinearLayer::backward_weight(Stream& stream, const Tensor& dy, const Tensor& x) {

@@ -7,22 +7,28 @@
 
 #include "core/ops/norm.h"
 #include "parallel/parameter.h"
+#include "parallel/tensor_group.h"
 
 namespace trireme {
 
-// y = x·wᵀ + b. The weight may join several parameters (q, k, v; gate, up).
+// y = x·wᵀ + b, of which a tensor rank has some outputs or some inputs. The weight may join several parameters (q, k, v;
+// gate, up). Gathers and sums overlap the products as the group says (parallel/tensor_products.h).
 struct LinearLayer {
   Weight weight;  // [out, in]; of this rank
   Weight bias;    // [out], or none
-  // A row-parallel layer makes a summand of its output on each tensor rank; only the first one's has the bias in it.
-  bool adds_bias = true;
 
   int64_t out() const { return weight.value.dim(0); }
   int64_t in() const { return weight.value.dim(1); }
   void list_weights(std::vector<Weight*>& list);
 
-  Tensor forward(Stream& stream, const Tensor& x) const;          // x [N, in] -> [N, out]
-  Tensor backward_input(Stream& stream, const Tensor& dy) const;  // dy [N, out] -> [N, in]
+  // Column-parallel: `group` has the outputs cut among its ranks. x [rows, in] -> [N, out], and back.
+  Tensor column_forward(Stream& stream, const TensorGroup& group, const Tensor& x, int64_t num_tokens) const;
+  Tensor column_backward_input(Stream& stream, const TensorGroup& group, const Tensor& dy) const;
+  // Row-parallel: the inputs are cut. x [N, in] -> [rows, out], and back; `whole_dy` becomes all rows of dy.
+  Tensor row_forward(Stream& stream, const TensorGroup& group, const Tensor& x) const;
+  Tensor row_backward_input(Stream& stream, const TensorGroup& group, const Tensor& dy, int64_t num_tokens,
+                            Tensor& whole_dy) const;
+  // dy [N, out], x [N, in]: all rows.
   void backward_weight(Stream& stream, const Tensor& dy, const Tensor& x);
 };
 

@@ -197,7 +197,7 @@ struct ParallelConfig {
   std::optional<std::vector<int64_t>> stages = {};  // layers of each stage; nullopt: balanced
   int64_t expert = 1;
   int64_t expert_tensor = 1;
-  int64_t zero = 0;                    // 0-3; becomes 1 when the sharded optimizer is built
+  int64_t zero = 1;                    // 0-3: what the data ranks share out (Rajbhandari et al. 2020)
   int64_t zero_group = kZeroGroupAll;  // ranks that share shards: kZeroGroupAll, kZeroGroupNode or a count
   KeepGathered keep_gathered = KeepGathered::automatic;
   int64_t prefetch = 1;                          // ZeRO 3: units gathered ahead of the one that runs

@@ -52,7 +52,7 @@ std::string escaped(const std::string& text) {
 
 constexpr double kLeft = 76, kRight = 24, kTop = 76, kRowHeight = 30, kBar = 26;
 constexpr double kWantedCell = 24;  // width of the shortest computation
-constexpr double kMinWidth = 700, kMaxWidth = 5000;
+constexpr double kMinWidth = 700, kMaxWidth = 20000;
 
 struct Gap {
   double begin, end;

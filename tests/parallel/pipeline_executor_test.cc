@@ -4,6 +4,9 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <cmath>
+#include <future>
 #include <random>
 
 #include "parallel/comm/thread_world.h"
@@ -44,7 +47,7 @@ Outcome run_ranks(const Schedule& schedule, double sleep_seconds = 0) {
                      run_program(schedule, world.rank(), works[r], ways.channels(), device.stream, &times);
                      outcome.times[r] = times.read();
                    },
-                   {.timeout_seconds = 2});
+                   {.timeout_seconds = 20});
   for (const ToyWork& work : works) {
     outcome.gradients.insert(work.gradients.begin(), work.gradients.end());
     outcome.results.insert(work.results.begin(), work.results.end());
@@ -212,21 +215,61 @@ TEST(PipelineExecutor, AgreesWithTheCheckerOn2000Edits) {
 
 // ---- Time ----
 
+double measured_bubble(const Schedule& schedule) {
+  return Timeline{schedule, run_ranks(schedule, /*sleep_seconds=*/0.04).times}.max_bubble();
+}
+
+// All schedules at once: sleeping takes no processor. On a machine that is busy with something else a sleeper wakes late
+// now and then, so what is far off is measured again; what is wrong stays far off.
 TEST(PipelineExecutor, SleepingWorkHasTheBubbleOfTheTheory) {
-  const struct {
-    Kind kind;
-    int p, v, m;
+  struct Case {
+    Schedule schedule;
     double bubble;
-  } cases[] = {{Kind::gpipe, 4, 1, 6, 3.0 / 6},
-               {Kind::one_f_one_b, 4, 1, 6, 3.0 / 6},
-               {Kind::interleaved, 3, 2, 3, 2.0 / 6},
-               {Kind::zb_h1, 4, 1, 6, 1.0 / 6},
-               {Kind::zb_v, 3, 2, 5, 0}};
-  for (const auto& [kind, p, v, m, bubble] : cases) {
-    const Schedule schedule = make_schedule(kind, p, v, m);
-    const Timeline timeline{schedule, run_ranks(schedule, /*sleep_seconds=*/0.02).times};
-    EXPECT_NEAR(timeline.max_bubble(), bubble, 0.03) << schedule.name;
+  };
+  std::vector<Case> cases = {{make_schedule(Kind::gpipe, 4, 1, 8), 3.0 / 8},
+                             {make_schedule(Kind::one_f_one_b, 4, 1, 8), 3.0 / 8},
+                             {make_schedule(Kind::interleaved, 3, 2, 6), 2.0 / 12},
+                             {make_schedule(Kind::zb_h1, 4, 1, 8), 1.0 / 8},
+                             {make_schedule(Kind::zb_v, 3, 2, 6), 0}};
+  std::string far_off;
+  for (int attempt = 0; attempt < 12 && !cases.empty(); ++attempt) {
+    std::vector<std::future<double>> measured;
+    for (const Case& c : cases) {
+      measured.push_back(std::async(std::launch::async, [&c] { return measured_bubble(c.schedule); }));
+    }
+    std::vector<Case> again;
+    far_off.clear();
+    for (size_t i = 0; i < cases.size(); ++i) {
+      const double bubble = measured[i].get();
+      if (std::abs(bubble - cases[i].bubble) <= 0.03) continue;
+      far_off += cases[i].schedule.name + ": " + std::to_string(bubble) + " instead of " +
+                 std::to_string(cases[i].bubble) + "\n";
+      again.push_back(std::move(cases[i]));
+    }
+    cases = std::move(again);
   }
+  EXPECT_EQ(far_off, "");
+}
+
+// A program ends when all that it sent has arrived.
+TEST(PipelineExecutor, WaitsForItsSendsAtTheEnd) {
+  constexpr double kDelay = 0.05;
+  const Schedule schedule = make_schedule(Kind::one_f_one_b, 2, 1, 1, {}, /*forward_only=*/true);
+  run_thread_ranks(
+      2,
+      [&](Communicator& world) {
+        TestDevice device;
+        ToyChannels ways(world);
+        ToyWork work(2);
+        work.evaluation = true;
+        const auto begin = std::chrono::steady_clock::now();
+        run_program(schedule, world.rank(), work, ways.channels(), device.stream);
+        const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
+        if (world.rank() == 0) {
+          EXPECT_GE(took.count(), kDelay);
+        }
+      },
+      {.delay_seconds = [&](const std::string& name, const CommCall&) { return name == "0 to 1" ? kDelay : 0.0; }});
 }
 
 }  // namespace

@@ -7,6 +7,8 @@
 #include "core/ops/elementwise.h"
 #include "core/random/philox.h"
 #include "launcher/rank_model.h"
+#include "parallel/zero/unit_buckets.h"
+#include "tests/run_devices.h"
 #include "tests/training.h"
 
 namespace trireme::testing {
@@ -27,12 +29,14 @@ std::string model_yaml(const std::string& kind) {
 }
 
 Config config_of(const TempDir& dir, const ZeroRun& run) {
-  const std::string text = "run: {dir: \"" + (dir / "run") + "\", steps: 10, threads: 1}\n" + model_yaml(run.model) +
-                           "data: {train: [{path: none}], sequence_length: " + std::to_string(kSequence) +
-                           "}\nbatch: {global: " + std::to_string(run.global) +
-                           ", micro: " + std::to_string(run.micro) +
-                           "}\noptimizer: {lr: 1.0e-3, eps: 1.0e-5, clip_grad_norm: 0.5, weight_decay: 0.1, schedule: "
-                           "{type: constant}}\nprecision: {compute: fp32}\n";
+  // GPUs where there is one for each rank.
+  const std::string device = most_ranks(run.ranks) == run.ranks ? "auto" : "cpu";
+  const std::string text =
+      "run: {dir: \"" + (dir / "run") + "\", steps: 10, threads: 1, device: " + device + "}\n" + model_yaml(run.model) +
+      "data: {train: [{path: none}], sequence_length: " + std::to_string(kSequence) +
+      "}\nbatch: {global: " + std::to_string(run.global) + ", micro: " + std::to_string(run.micro) +
+      "}\noptimizer: {lr: 1.0e-3, eps: 1.0e-5, clip_grad_norm: 0.5, weight_decay: 0.1, schedule: "
+      "{type: constant}}\nprecision: {compute: fp32}\n";
   return parse_config(text, "test", run.sets);
 }
 
@@ -84,7 +88,7 @@ TensorValues collect(RankContext& rank, const Transformer& model, Bucket::Buffer
 }
 
 // Weights away from their initial symmetry, by element number: the same in every layout.
-void perturb(RankContext& rank, Transformer& model) {
+void perturb(Transformer& model, Stream& stream) {
   for (const ParameterRef& ref : model.parameters()) {
     if (ref.parameter->role != Role::norm && ref.parameter->role != Role::bias) continue;
     std::vector<float> values(static_cast<size_t>(ref.parameter->shape.numel()));
@@ -92,17 +96,14 @@ void perturb(RankContext& rank, Transformer& model) {
     for (size_t i = 0; i < values.size(); ++i) {
       values[i] = static_cast<float>(ref.parameter->init.value + 0.03 * normal_at(key, i));
     }
-    ref.bucket->write(rank.stream(), *ref.parameter, Bucket::Buffer::master, values.data());
+    ref.bucket->write(stream, *ref.parameter, Bucket::Buffer::master, values.data());
   }
 }
 
-void run_rank(RankContext& rank, const Config& config, const ZeroRun& run, ZeroResult& result) {
-  Stream& stream = rank.stream();
-  RankModel rank_model(rank, config);
-  Transformer& model = rank_model.model;
-  TrainStep& step = rank_model.step;
-  model.initialize(stream, static_cast<uint64_t>(config.run.seed));
-  perturb(rank, model);
+void run_steps(ZeroRank on, const ZeroRun& run, ZeroResult& result) {
+  RankContext& rank = on.rank;
+  const Transformer& model = on.model;
+  TrainStep& step = on.step;
   const auto at = static_cast<size_t>(rank.rank());
   const bool first = rank.rank() == 0;
   for (int64_t s = 0; s < run.steps; ++s) {
@@ -111,11 +112,11 @@ void run_rank(RankContext& rank, const Config& config, const ZeroRun& run, ZeroR
     rank.recorder().clear();
     const auto begin = std::chrono::steady_clock::now();
     step.forward_backward(microbatches);
-    result.records[at] = rank.recorder().records();
     TensorValues gradients;
     if (run.collects) gradients = collect(rank, model, Bucket::Buffer::gradient);
     step.update(1e-3, s + 1);
     const StepNumbers numbers = step.take_numbers();
+    result.records[at] = rank.recorder().records();
     result.step_seconds[at] = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     result.exposed_seconds[at] = numbers.exposed_comm_seconds;
     const double evaluated = run.evaluates ? step.evaluate(microbatches) : 0;
@@ -135,7 +136,19 @@ void run_rank(RankContext& rank, const Config& config, const ZeroRun& run, ZeroR
   result.weights = std::move(weights);
   result.first_moments = std::move(m);
   result.second_moments = std::move(v);
-  for (const Bucket* bucket : model.buckets()) result.bucket_elements.push_back(bucket->numel());
+  const std::vector<Bucket*> buckets = model.buckets();
+  const std::vector<Unit*> units = model.units();
+  result.formula = model_memory(on.config.model, model.place(), model_options(on.config, rank.stream().device()));
+  result.num_buckets = std::ssize(buckets);
+  for (const Bucket* bucket : buckets) {
+    result.elements += bucket->numel();
+    result.owned_elements += bucket->values_of() == nullptr ? bucket->numel() : 0;
+  }
+  const auto used = buckets_of_units(units, buckets);
+  for (size_t u = 0; u < units.size(); ++u) {
+    for (const size_t b : used[u])
+      result.read_elements += buckets[b]->numel() * (units[u]->reads_values_in_backward() ? 2 : 1);
+  }
 }
 
 double norm_of(const std::vector<float>& x) {
@@ -146,8 +159,25 @@ double norm_of(const std::vector<float>& x) {
 
 }  // namespace
 
-ZeroResult run_zero(const TempDir& dir, const ZeroRun& run) {
+void with_zero_ranks(const TempDir& dir, const ZeroRun& run, const std::function<void(ZeroRank)>& body) {
   const Config config = config_of(dir, run);
+  ThreadWorldOptions options;
+  if (run.delay_seconds > 0) {
+    options.delay_seconds = [&](const std::string& group, const CommCall&) {
+      return group == "data_shard" ? run.delay_seconds : 0.0;
+    };
+  }
+  const auto on_rank = [&](Communicator& world) {
+    RankContext rank(config, world, LocalPlace{world.rank(), run.ranks});
+    RankModel on(rank, config);
+    on.model.initialize(rank.stream(), static_cast<uint64_t>(config.run.seed));
+    perturb(on.model, rank.stream());
+    body({config, rank, on.model, on.step});
+  };
+  run_thread_ranks(run.ranks, on_rank, options);
+}
+
+ZeroResult run_zero(const TempDir& dir, const ZeroRun& run) {
   const auto n = static_cast<size_t>(run.ranks);
   ZeroResult result;
   result.memory.resize(n);
@@ -155,19 +185,7 @@ ZeroResult run_zero(const TempDir& dir, const ZeroRun& run) {
   result.records.resize(n);
   result.exposed_seconds.resize(n);
   result.step_seconds.resize(n);
-  ThreadWorldOptions options;
-  if (run.delay_seconds > 0) {
-    options.delay_seconds = [&](const std::string& group, const CommCall&) {
-      return group == "data_shard" ? run.delay_seconds : 0.0;
-    };
-  }
-  run_thread_ranks(
-      run.ranks,
-      [&](Communicator& world) {
-        RankContext rank(config, world, LocalPlace{world.rank(), run.ranks});
-        run_rank(rank, config, run, result);
-      },
-      options);
+  with_zero_ranks(dir, run, [&](ZeroRank rank) { run_steps(rank, run, result); });
   return result;
 }
 

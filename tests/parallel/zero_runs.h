@@ -2,12 +2,15 @@
 // and what each rank's memory and communication did meanwhile.
 #pragma once
 
-#include <array>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
 
 #include "core/device/allocator.h"
+#include "launcher/rank_context.h"
+#include "launcher/train_step.h"
+#include "models/transformer.h"
 #include "parallel/comm/flight_recorder.h"
 #include "tests/unit/data_testing.h"
 
@@ -38,9 +41,13 @@ struct ZeroResult {
   std::vector<MemoryStats> memory;                 // behind the last step
   std::vector<std::vector<int64_t>> allocations;   // calls into the system, behind each step
   std::vector<std::vector<FlightRecord>> records;  // of the last step
-  std::vector<int64_t> bucket_elements;            // with padding
-  std::vector<double> exposed_seconds;             // of the last step
-  std::vector<double> step_seconds;                // of the last step
+  ModelMemory formula;                             // of every rank
+  int64_t num_buckets = 0;
+  int64_t elements = 0;        // of all buckets, with padding
+  int64_t owned_elements = 0;  // of those with values of their own: without the second use of a tied table
+  int64_t read_elements = 0;   // in a microbatch: each unit's once for forward, and for backward if that reads them
+  std::vector<double> exposed_seconds;  // of the last step
+  std::vector<double> step_seconds;     // of the last step
 
   bool same_bits(const ZeroResult& other) const {
     return losses == other.losses && norms == other.norms && eval_losses == other.eval_losses &&
@@ -50,6 +57,15 @@ struct ZeroResult {
 };
 
 ZeroResult run_zero(const TempDir& dir, const ZeroRun& run);
+
+// Calls `body` on every rank with a model of that layout.
+struct ZeroRank {
+  const Config& config;
+  RankContext& rank;
+  Transformer& model;
+  TrainStep& step;
+};
+void with_zero_ranks(const TempDir& dir, const ZeroRun& run, const std::function<void(ZeroRank)>& body);
 
 // The largest ‖a − b‖ / max(‖b‖, 1e-4 · largest norm) over the tensors, and its name.
 std::pair<double, std::string> largest_difference(const TensorValues& a, const TensorValues& b);

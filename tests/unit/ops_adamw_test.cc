@@ -57,7 +57,9 @@ Ranges cut_ranges(const Ranges& rows, int64_t begin, int64_t end) {
   for (const UpdateRange& row : rows) {
     const int64_t from = std::max(begin, row.begin);
     const int64_t to = std::min(end, row.end);
-    if (from < to) part.push_back({from - begin, to - begin, row.decays, row.key, row.first + from - row.begin});
+    if (from >= to) continue;
+    part.push_back({from - begin, to - begin, row.decays, row.key, row.first + from - row.begin, row.columns,
+                    row.stride, row.origin});
   }
   return part;
 }
@@ -277,6 +279,59 @@ TEST_P(AdamWTest, AnyCutGivesTheSameBits) {
     const std::vector<Tensor> a = defined_ones(whole);
     const std::vector<Tensor> b = defined_ones(cut);
     for (size_t i = 0; i < a.size(); ++i) EXPECT_EQ(read(a[i]), read(b[i])) << mode.name << ", tensor " << i;
+  }
+}
+
+// A rank that holds some columns of a matrix moves them with the bits that they have in the whole, and leaves the padding
+// behind them alone: whatever the shape, and wherever a shard cuts it.
+TEST_P(AdamWTest, ColumnsHaveTheBitsOfTheWhole) {
+  struct Case {
+    int64_t rows, stride, columns;  // columns: of each of the ranks, padding included
+  };
+  for (const Case& c :
+       {Case{9, 48, 16}, Case{9, 48, 24}, Case{21, 37, 16}, Case{7, 37, 13}, Case{130, 24, 8}, Case{3, 1040, 520}}) {
+    SCOPED_TRACE(std::to_string(c.rows) + " × " + std::to_string(c.stride) + " by " + std::to_string(c.columns));
+    const int64_t n = c.rows * c.stride;
+    const Bench bench(n);
+    const ops::AdamW options{.lr = 1e-3f, .weight_decay = 0.1f, .step = 3};
+    const ops::UpdateScalars s = scalars(stream(), 0.7f);
+    for (const Mode& mode : all_modes()) {
+      ops::AdamWTensors whole = bench.state(stream(), mode);
+      const ops::AdamWTensors before = bench.state(stream(), mode);
+      const Tensor grad = bench.grad(stream(), mode);
+      ops::adamw_update(stream(), options, s, make_ranges(stream(), {{0, n, 1, key_of("w"), 0}}), grad, whole);
+      for (int64_t origin = 0; origin < c.stride; origin += c.columns) {
+        // Held: rows of `columns`; 5 stands where there is padding, to be left alone.
+        const int64_t held = c.rows * c.columns;
+        const auto cut = [&](const Tensor& t) {
+          if (!t.defined()) return Tensor();
+          const Values from = read(t);
+          Values to(static_cast<size_t>(held), 5);
+          for (int64_t r = 0; r < c.rows; ++r) {
+            for (int64_t k = 0; k < std::min(c.columns, c.stride - origin); ++k) {
+              to[static_cast<size_t>(r * c.columns + k)] = from[static_cast<size_t>(r * c.stride + origin + k)];
+            }
+          }
+          return make_tensor(stream(), t.dtype(), {held}, to);
+        };
+        const ops::AdamWTensors want{cut(whole.master), cut(whole.weight), cut(whole.m), cut(whole.v)};
+        ops::AdamWTensors got{cut(before.master), cut(before.weight), cut(before.m), cut(before.v)};
+        const Tensor own_grad = cut(grad);
+        const Ranges rows = {{0, held, 1, key_of("w"), 0, c.columns, c.stride, origin}};
+        const int64_t middle = held / 2 / 8 * 8;
+        for (const auto& [begin, end] : {std::pair{int64_t{0}, middle}, std::pair{middle, held}}) {
+          if (begin == end) continue;
+          ops::AdamWTensors part = slice(got, begin, end);
+          ops::adamw_update(stream(), options, s, make_ranges(stream(), cut_ranges(rows, begin, end)),
+                            own_grad.slice(begin, end), part);
+        }
+        const std::vector<Tensor> a = defined_ones(want);
+        const std::vector<Tensor> b = defined_ones(got);
+        for (size_t i = 0; i < a.size(); ++i) {
+          EXPECT_EQ(read(b[i]), read(a[i])) << mode.name << ", columns from " << origin << ", tensor " << i;
+        }
+      }
+    }
   }
 }
 

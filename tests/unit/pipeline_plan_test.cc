@@ -51,6 +51,26 @@ TEST(PipelineTimeline, TimesOfAKnownSchedule) {
   EXPECT_EQ(known_timeline(0.5).end(), 10);
 }
 
+// Transfers of three units: one begins when both sides have posted it and the one before it on that way is done.
+TEST(PipelineTimeline, TransfersTakeTurns) {
+  using enum ActionKind;
+  const auto end = [](std::vector<Action> receiver) {
+    const Schedule schedule{
+        .name = "by hand",
+        .num_ranks = 2,
+        .num_chunks = 2,
+        .num_microbatches = 2,
+        .forward_only = true,
+        .rank_of_chunk = {0, 1},
+        .programs = {{{forward, 0, 0}, {send_activation, 0, 0, 1}, {forward, 0, 1}, {send_activation, 0, 1, 1}},
+                     std::move(receiver)}};
+    return simulate(schedule, ActionCosts::uniform(2, 1, 1, 1, /*transfer=*/3)).end();
+  };
+  // The first from 1 to 4; the second from 4 on, or only when the receive is posted, at 5.
+  EXPECT_EQ(end({{recv_activation, 1, 0, 0}, {recv_activation, 1, 1, 0}, {forward, 1, 0}, {forward, 1, 1}}), 8);
+  EXPECT_EQ(end({{recv_activation, 1, 0, 0}, {forward, 1, 0}, {recv_activation, 1, 1, 0}, {forward, 1, 1}}), 9);
+}
+
 TEST(PipelineTimeline, SvgShowsEachComputationAndEachBubble) {
   const std::string svg = draw_svg(known_timeline(), {.title = "a < b", .unit = "ms"});
   EXPECT_EQ(count(svg, "<title>forward("), 4);
@@ -111,6 +131,7 @@ parallel: {pipeline: 4}
 
 TEST_F(PlanCommand, PrintsTheSchedule) {
   EXPECT_EQ(run(), R"(  layout       data 1 × pipeline 4 = 4 ranks
+  memory       29.6 KiB per rank at most: parameters 2.1 KiB, gradients 4.1 KiB, optimizer 12.4 KiB, activations ~11.0 KiB
   schedule     1f1b, 4 ranks, 8 microbatches
   layers       2, 2, 2, 2 (of each chunk)
   bubble       37.5 % of the work, with times 1:1:1 and free transfers

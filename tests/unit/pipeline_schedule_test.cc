@@ -258,6 +258,30 @@ TEST_F(BrokenSchedule, MissingSend) {
   expect("rank 1, at the end, chunk 1, microbatch 1: the gradient was not sent");
 }
 
+TEST_F(BrokenSchedule, SentTwice) {
+  auto& zero = program(0);
+  zero.push_back(at(0, "send_activation(chunk 0, microbatch 0"));
+  expect("rank 0, action 8, send_activation(chunk 0, microbatch 0, to 1): it was sent before");
+}
+
+TEST_F(BrokenSchedule, ReceivedTwice) {
+  auto& zero = program(0);
+  zero.push_back(at(0, "recv_gradient(chunk 0, microbatch 0"));
+  expect("rank 0, action 8, recv_gradient(chunk 0, microbatch 0, from 1): it was received before");
+}
+
+TEST_F(BrokenSchedule, WrongPeer) {
+  at(0, "send_activation(chunk 0, microbatch 1").peer = 0;
+  expect("rank 0, action 4, send_activation(chunk 0, microbatch 1, to 0): the other chunk is of rank 1");
+}
+
+TEST_F(BrokenSchedule, WrongForm) {
+  schedule_.rank_of_chunk[1] = 2;
+  expect("a chunk lies on a rank that isn't there");
+  schedule_.rank_of_chunk.pop_back();
+  expect("not one rank for each chunk");
+}
+
 TEST_F(BrokenSchedule, SendsInAnotherOrderThanReceives) {
   std::swap(at(0, "recv_gradient(chunk 0, microbatch 0").microbatch,
             at(0, "recv_gradient(chunk 0, microbatch 1").microbatch);
