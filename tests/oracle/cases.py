@@ -74,4 +74,11 @@ CASES = [
     Case("qwen3_documents", "qwen3",
          decoder(vocab_size=61, hidden_size=28, head_dim=6, tie_word_embeddings=True), batch=3, sequence=19,
          clip_active=False, documents=True, seed=12),
+    # For many ranks: layers for eight pipeline chunks (the outer two have none), four heads, a batch of eight.
+    Case("gpt2_deep", "gpt2", gpt2(vocab_size=43, n_positions=16, n_embd=16, n_layer=6, n_head=4, n_inner=44), batch=8,
+         sequence=11, clip_active=True, seed=13),
+    Case("qwen3_deep", "qwen3",
+         decoder(vocab_size=37, hidden_size=16, num_hidden_layers=6, num_key_value_heads=4, head_dim=6,
+                 intermediate_size=21),
+         batch=8, sequence=11, clip_active=False, seed=14),
 ]

@@ -105,22 +105,37 @@ Run make_run(const std::string& name, const std::string& out, const std::vector<
   return run;
 }
 
-void expect_golden(const std::string& name, const std::string& out) {
+std::vector<std::string> probe_arguments(const std::string& name) {
+  const fs::path dir = root() / name;
+  std::vector<std::string> words = {dir.string(), "--tokens", (dir / "tokens.safetensors").string(), "--logits"};
+  for (const std::string& set : optimizer_sets(case_info(name)["optimizer"])) {
+    words.push_back("--set");
+    words.push_back(set);
+  }
+  return words;
+}
+
+void expect_same(const std::string& out, const std::string& reference) {
   const SafetensorsReader ours(out);
-  const SafetensorsReader expected((root() / name / "expected.safetensors").string());
+  const SafetensorsReader expected(reference);
   const std::vector<double> loss = values_of(ours, "loss");
   const std::vector<double> expected_loss = values_of(expected, "loss");
   ASSERT_EQ(loss.size(), expected_loss.size());
   for (size_t i = 0; i < loss.size(); ++i) {
-    EXPECT_LE(std::abs(loss[i] - expected_loss[i]) / expected_loss[i], kLossBound) << name << ", step " << i;
+    EXPECT_LE(std::abs(loss[i] - expected_loss[i]) / expected_loss[i], kLossBound) << out << ", step " << i;
   }
   for (const char* kind : {"logits", "grad_norm", "grad.", "weight."}) {
     const Comparison result = compare(ours, expected, kind);
-    EXPECT_LE(result.error, kTensorBound) << name << ", " << kind << ": worst " << result.worst;
-    EXPECT_GT(result.count, 0) << name << ", " << kind;
+    EXPECT_LE(result.error, kTensorBound) << out << ", " << kind << ": worst " << result.worst;
+    EXPECT_GT(result.count, 0) << out << ", " << kind;
   }
-  // Nothing more and nothing less than what PyTorch has.
-  EXPECT_EQ(ours.names(), expected.names()) << name;
+  // Nothing more and nothing less.
+  EXPECT_EQ(ours.names(), expected.names()) << out;
+}
+
+void expect_golden(const std::string& name, const std::string& out) {
+  SCOPED_TRACE(name);
+  expect_same(out, (root() / name / "expected.safetensors").string());
 }
 
 double worst_error(const std::string& name, const std::string& out, const std::string& kind) {
