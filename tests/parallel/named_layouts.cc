@@ -63,11 +63,11 @@ const std::vector<NamedLayout>& named_layouts() {
   return list;
 }
 
-Config named_config(const std::vector<std::string>& sets) { return parse_config(kYaml, "named layout", sets); }
+Config tiny_config(const std::vector<std::string>& sets) { return parse_config(kYaml, "named layout", sets); }
 
 Config named_config(const NamedLayout& layout, std::vector<std::string> sets) {
   sets.insert(sets.begin(), layout.sets.begin(), layout.sets.end());
-  return named_config(sets);
+  return tiny_config(sets);
 }
 
 }  // namespace trireme::layouts

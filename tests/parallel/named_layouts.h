@@ -16,8 +16,8 @@ struct NamedLayout {
 };
 const std::vector<NamedLayout>& named_layouts();
 
-// A configuration of the tiny model, named or not, with every degree given; `sets` come last.
-Config named_config(const std::vector<std::string>& sets);
+// The tiny model in a layout; `sets` come last.
+Config tiny_config(const std::vector<std::string>& sets);
 Config named_config(const NamedLayout& layout, std::vector<std::string> sets = {});
 
 }  // namespace trireme::layouts
