@@ -167,6 +167,7 @@ class CommandLine {
     verify_ = app_.add_subcommand("verify", "The configured layout against one rank, on a shrunken model");
     verify_->add_option("CONFIG", verify_args_.config, "The YAML file")->required();
     add_sets(verify_, verify_args_.sets);
+    verify_->add_flag("--no-shrink", verify_args_.no_shrink, "Run it as it is; for models that are small already");
     verify_->footer(
         "Runs two steps with all ranks as threads of this process; exit code 7 where gradients or weights differ.\n\n"
         "Example:\n  trireme verify configs/llama3-70b.yaml --set parallel.zero=2");

@@ -38,6 +38,7 @@ int probe_command(const ProbeOptions& options, const std::vector<std::string>& s
 struct VerifyArgs {
   std::string config;             // path of the YAML file
   std::vector<std::string> sets;  // key=value
+  bool no_shrink = false;         // as it is, with parallel.data 1 where it says auto
 };
 int verify_command(const VerifyArgs& args);
 

@@ -69,7 +69,8 @@ std::vector<std::string> GlobalCollector::findings() const {
   return list;
 }
 
-std::vector<TensorError> compare_tensors(const GlobalTensors& tensors, const GlobalTensors& reference) {
+std::vector<TensorError> compare_tensors(const GlobalTensors& tensors, const GlobalTensors& reference,
+                                         const std::map<std::string, std::string>& measures) {
   constexpr double kInfinite = std::numeric_limits<double>::infinity();
   const double floor = kNormFloor * largest_norm(reference);
   std::vector<TensorError> errors;
@@ -82,7 +83,9 @@ std::vector<TensorError> compare_tensors(const GlobalTensors& tensors, const Glo
         const double difference = static_cast<double>(found->second[i]) - expected[i];
         sum += difference * difference;
       }
-      const double scale = std::max(e.norm, floor);
+      const auto measure = measures.find(name);
+      const double other = measure == measures.end() ? 0 : norm_of(reference.at(measure->second));
+      const double scale = std::max({e.norm, floor, other});
       if (sum == 0) {
         e.error = 0;
       } else if (std::isfinite(sum) && scale > 0) {
@@ -100,11 +103,13 @@ std::vector<TensorError> compare_tensors(const GlobalTensors& tensors, const Glo
 }
 
 std::vector<std::string> unmoved(const GlobalTensors& before, const GlobalTensors& after,
-                                 const GlobalTensors& gradients, double learning_rate) {
+                                 const GlobalTensors& gradients, double learning_rate, double least_gradient) {
   const double floor = kNormFloor * largest_norm(gradients);
   std::vector<std::string> names;
   for (const auto& [name, gradient] : gradients) {
-    if (!(norm_of(gradient) > floor)) continue;
+    const double norm = norm_of(gradient);
+    const double root_mean_square = norm / std::sqrt(static_cast<double>(gradient.size()));
+    if (!(norm > floor && root_mean_square >= least_gradient)) continue;
     const std::vector<float>& from = before.at(name);
     const std::vector<float>& to = after.at(name);
     double sum = 0;

@@ -47,11 +47,14 @@ struct TensorError {
 
 inline constexpr double kNormFloor = 1e-4;  // of the largest norm
 
-// Of every parameter of the reference, worst first. A parameter that `tensors` lacks is infinitely wrong.
-std::vector<TensorError> compare_tensors(const GlobalTensors& tensors, const GlobalTensors& reference);
+// Of every parameter of the reference, worst first. A parameter that `tensors` lacks is infinitely wrong. What is zero but
+// for rounding is measured against the norm of another one: name -> its name.
+std::vector<TensorError> compare_tensors(const GlobalTensors& tensors, const GlobalTensors& reference,
+                                         const std::map<std::string, std::string>& measures = {});
 
-// Parameters whose gradient is above the floor but whose root mean square change is below a tenth of the learning rate.
+// Parameters that should have moved and didn't: their gradient is above the floor, and its root mean square at least
+// `least_gradient`, but that of their change is below a tenth of the learning rate.
 std::vector<std::string> unmoved(const GlobalTensors& before, const GlobalTensors& after,
-                                 const GlobalTensors& gradients, double learning_rate);
+                                 const GlobalTensors& gradients, double learning_rate, double least_gradient);
 
 }  // namespace trireme

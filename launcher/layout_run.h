@@ -42,6 +42,10 @@ struct RankRecord {
   Mesh mesh = Mesh({}, 0);
   std::vector<std::vector<Traffic>> traffic;  // by step
   MemoryStats memory;                         // of the device, after the last step
+  int64_t num_parameters = 0;
+  int64_t num_buckets = 0;
+  int64_t value_elements = 0;     // of this rank's buckets, with padding
+  int64_t gradient_elements = 0;  // likewise; a tied table has them twice where one rank uses it twice
 };
 
 struct LayoutResult {
@@ -76,6 +80,7 @@ struct LayoutComparison {
   // All errors at most `tolerance`, everything moved, no findings.
   bool within(double tolerance) const;
 };
-LayoutComparison compare(const LayoutResult& result, const LayoutResult& reference, double learning_rate);
+// `config` of the run. What Adam's eps is larger than needn't have moved.
+LayoutComparison compare(const LayoutResult& result, const LayoutResult& reference, const Config& config);
 
 }  // namespace trireme

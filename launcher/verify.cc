@@ -26,9 +26,15 @@ std::string row(const std::string& name, const std::string& value) {
   return head + value + "\n";
 }
 
+// "0, 30 × 1, 0"
 std::string layers_text(const std::vector<int64_t>& stages) {
   std::string out;
-  for (const int64_t n : stages) out += (out.empty() ? "" : " + ") + std::to_string(n);
+  for (size_t i = 0; i < stages.size();) {
+    size_t end = i;
+    while (end < stages.size() && stages[end] == stages[i]) ++end;
+    out += (out.empty() ? "" : ", ") + (end - i > 1 ? std::to_string(end - i) + " × " : "") + std::to_string(stages[i]);
+    i = end;
+  }
   return out;
 }
 
@@ -141,13 +147,14 @@ VerifyReport verify(Config config) {
   report.exact = is_exact(config.precision, compute);
 
   const LayoutInput input = make_layout_input(config, kVerifySteps, static_cast<uint64_t>(config.run.seed));
-  const double lr = config.optimizer.lr;
   Config in_fp32 = one_rank(config);
   in_fp32.precision = {.compute = ComputeType::fp32};
   const LayoutResult reference = run_layout(in_fp32, input);
-  report.layout = compare(run_layout(config, input), reference, lr);
+  LayoutResult result = run_layout(config, input);
+  report.layout = compare(result, reference, config);
+  report.ranks = std::move(result.ranks);
   if (!report.exact) {
-    report.rounding = compare(run_layout(one_rank(config), input), reference, lr);
+    report.rounding = compare(run_layout(one_rank(config), input), reference, config);
     // Weights in bf16 begin rounded.
     std::erase_if(report.layout.findings,
                   [](const std::string& text) { return text.starts_with("the initial values"); });

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "core/config/config.h"
 #include "launcher/layout_run.h"
@@ -17,6 +18,7 @@ struct VerifyReport {
   // Where not exact: one rank in the precision of the run against one in fp32. The gradients of the layout may be twice as
   // wrong, plus 1e-3.
   LayoutComparison rounding;
+  std::vector<RankRecord> ranks;  // of the layout
 
   double allowed() const { return exact ? kExactTolerance : 2 * rounding.worst_gradient() + 1e-3; }
   bool passed() const;

@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "core/config/load.h"
+#include "launcher/shrink.h"
 #include "models/transformer.h"
 #include "parallel/resolve.h"
 
@@ -16,7 +17,25 @@ namespace fs = std::filesystem;
 
 const fs::path kConfigs = fs::path(TRIREME_SOURCE_DIR) / "configs";
 
-TEST(Configs, EachResolvesOnOneAndTwoRanks) {
+// What "# GPUs: 512 of 80 GB, 8 in a machine" says; of a file without it, one and two ranks of one machine.
+struct Ranks {
+  std::vector<int64_t> worlds = {1, 2};
+  int64_t per_machine = 2;
+};
+
+Ranks ranks_of(const fs::path& path) {
+  std::ifstream file(path);
+  const std::string key = "# GPUs: ";
+  for (std::string line; std::getline(file, line);) {
+    if (!line.starts_with(key)) continue;
+    Ranks ranks{.worlds = {std::stoll(line.substr(key.size()))}};
+    ranks.per_machine = std::stoll(line.substr(line.find(", ") + 2));
+    return ranks;
+  }
+  return {};
+}
+
+TEST(Configs, EachResolvesOnItsRanks) {
   std::ifstream page(kConfigs / "README.md");
   std::ostringstream text;
   text << page.rdbuf();
@@ -27,15 +46,57 @@ TEST(Configs, EachResolvesOnOneAndTwoRanks) {
     const std::string name = entry.path().filename().string();
     SCOPED_TRACE(name);
     const Config config = load_config(entry.path().string(), {});
-    for (const int64_t ranks : {1, 2}) {
-      const Mesh mesh = resolve_mesh(config.parallel, ranks, 0);
-      EXPECT_GE(resolve_microbatches(config.batch.global, config.batch.micro, mesh.data_degree()), 1);
+    const Ranks ranks = ranks_of(entry.path());
+    for (const int64_t world : ranks.worlds) {
+      for (const int64_t rank : {int64_t{0}, world - 1}) {
+        const Mesh mesh = resolve(config, world, rank, ranks.per_machine);
+        EXPECT_GE(resolve_microbatches(config.batch.global, config.batch.micro, mesh.data_degree()), 1);
+        if (config.batch.ramp) {
+          resolve_microbatches(config.batch.ramp->start, config.batch.micro, mesh.data_degree());
+          resolve_microbatches(config.batch.ramp->increment, config.batch.micro, mesh.data_degree());
+        }
+        EXPECT_LE(mesh.degree(Axis::tensor), ranks.per_machine) << "tensor ranks of several machines";
+      }
     }
+    EXPECT_LE(num_ranks(shrink(config).parallel), kMaxShrunkenRanks);
     EXPECT_GT(count_parameters(config.model), 0);
     EXPECT_NE(text.str().find("`" + name + "`"), std::string::npos) << "configs/README.md has no row of it";
   }
-  EXPECT_GE(num_files, 1);
+  EXPECT_GE(num_files, 11);
 }
+
+// The parameter counts of the published checkpoints (GPT-3: by hand, the paper says 175.0B), tokens of a step in millions,
+// microbatches of a step, chunks of the model.
+struct KnownLayout {
+  const char* file;
+  int64_t gpus;
+  int64_t parameters;
+  double million_tokens;
+  int64_t microbatches;
+  size_t chunks;
+};
+
+class KnownLayouts : public testing::TestWithParam<KnownLayout> {};
+
+TEST_P(KnownLayouts, AreWhatTheirHeadsSay) {
+  const KnownLayout& known = GetParam();
+  const Config config = load_config((kConfigs / known.file).string(), {});
+  EXPECT_EQ(ranks_of(kConfigs / known.file).worlds, std::vector<int64_t>{known.gpus});
+  EXPECT_EQ(count_parameters(config.model), known.parameters);
+  const int64_t tokens = config.batch.global * config.data.sequence_length;
+  EXPECT_NEAR(static_cast<double>(tokens) * 1e-6, known.million_tokens, 0.05);
+  const Mesh mesh = resolve(config, known.gpus, known.gpus - 1, 8);
+  EXPECT_EQ(resolve_microbatches(config.batch.global, config.batch.micro, mesh.data_degree()), known.microbatches);
+  EXPECT_EQ(resolve_stages(config).size(), known.chunks);
+}
+
+INSTANTIATE_TEST_SUITE_P(Configs, KnownLayouts,
+                         testing::Values(KnownLayout{"llama3-8b.yaml", 128, 8030261248, 4.2, 4, 1},
+                                         KnownLayout{"llama3-70b.yaml", 512, 70553706496, 4.2, 32, 20},
+                                         KnownLayout{"llama3-405b.yaml", 8192, 405853388800, 16.8, 32, 128},
+                                         KnownLayout{"qwen2.5-7b-64gpu.yaml", 64, 7615616512, 4.2, 8, 1},
+                                         KnownLayout{"gpt3-175b.yaml", 1024, 174604259328, 3.1, 96, 24}),
+                         [](const auto& test) { return "Layout" + std::to_string(test.index); });
 
 TEST(Configs, QuickstartIsTheModelOfItsPage) {
   const Config config = load_config((kConfigs / "quickstart.yaml").string(), {});

@@ -6,7 +6,7 @@
 #include <cmath>
 
 #include "core/ops/cross_entropy.h"
-#include "launcher/shrink.h"
+#include "launcher/verify.h"
 
 namespace trireme {
 namespace {
@@ -37,7 +37,36 @@ TEST(CompareTensors, SaysWhatDidNotMove) {
   const GlobalTensors before = {{"a", {1, 1}}, {"b", {1, 1}}, {"c", {1, 1}}};
   const GlobalTensors after = {{"a", {1.001f, 1}}, {"b", {1.00001f, 1}}, {"c", {1, 1}}};
   const GlobalTensors gradients = {{"a", {1, 1}}, {"b", {1, 1}}, {"c", {1e-6f, 1e-6f}}};
-  EXPECT_EQ(unmoved(before, after, gradients, 1e-3), std::vector<std::string>{"b"});
+  EXPECT_EQ(unmoved(before, after, gradients, 1e-3, 1e-5), std::vector<std::string>{"b"});
+  EXPECT_EQ(unmoved(before, after, gradients, 1e-3, 2), std::vector<std::string>{}) << "too small for Adam";
+}
+
+// What passes, and what must not.
+TEST(VerifyReport, FailsOnEachOfItsParts) {
+  VerifyReport good;
+  good.layout.gradients = {{"a", 9e-6, 1}};
+  good.layout.weights = {{"a", 0, 1}};
+  EXPECT_TRUE(good.passed());
+  const auto with = [&](auto&& change) {
+    VerifyReport report = good;
+    change(report.layout);
+    return report.passed();
+  };
+  EXPECT_FALSE(with([](LayoutComparison& c) { c.loss = 2e-5; }));
+  EXPECT_FALSE(with([](LayoutComparison& c) { c.grad_norm = 2e-5; }));
+  EXPECT_FALSE(with([](LayoutComparison& c) { c.gradients.front().error = 2e-5; }));
+  EXPECT_FALSE(with([](LayoutComparison& c) { c.weights.front().error = 2e-5; }));
+  EXPECT_FALSE(with([](LayoutComparison& c) { c.unmoved = {"a"}; }));
+  EXPECT_FALSE(with([](LayoutComparison& c) { c.findings = {"divergence"}; }));
+
+  VerifyReport bf16 = good;
+  bf16.exact = false;
+  bf16.rounding.gradients = {{"a", 0.02, 1}};
+  bf16.layout.gradients = {{"a", 0.041, 1}};
+  EXPECT_TRUE(bf16.passed()) << "twice the rounding of one rank, and 1e-3";
+  bf16.layout.gradients = {{"a", 0.042, 1}};
+  EXPECT_FALSE(bf16.passed());
+  EXPECT_NE(bf16.str().find("DOES NOT"), std::string::npos);
 }
 
 TEST(LayoutInput, IsAFunctionOfSeedAndSizes) {
