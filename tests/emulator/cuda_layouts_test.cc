@@ -14,7 +14,8 @@ using layouts::NamedLayout;
 std::vector<NamedLayout> in_bf16() {
   std::vector<NamedLayout> list;
   for (const NamedLayout& layout : layouts::named_layouts()) {
-    if (layout.ranks == 8 || layout.name == "tensor2_sequence" || layout.name == "pipeline4_1f1b") list.push_back(layout);
+    if (layout.ranks == 8 || layout.name == "tensor2_sequence" || layout.name == "pipeline4_1f1b")
+      list.push_back(layout);
   }
   return list;
 }
