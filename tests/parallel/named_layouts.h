@@ -2,6 +2,7 @@
 // emulated GPUs. Each axis and each mechanism alone, and all of them together.
 #pragma once
 
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,7 @@ struct NamedLayout {
   std::vector<std::string> sets;  // over a tiny Llama of four layers and four heads
 };
 const std::vector<NamedLayout>& named_layouts();
+inline void PrintTo(const NamedLayout& layout, std::ostream* out) { *out << layout.name; }  // for GoogleTest
 
 // The tiny model in a layout; `sets` come last.
 Config tiny_config(const std::vector<std::string>& sets);
