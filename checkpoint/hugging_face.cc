@@ -69,7 +69,8 @@ void load_hugging_face(const SafetensorsReader& reader, const NameMap& map, cons
   }
 }
 
-void visit_hugging_face(const NameMap& map, const ModelState& model, Bucket::Buffer buffer, const std::function<void(const HuggingFaceTensor&)>& sink) {
+void visit_hugging_face(const NameMap& map, const ModelState& model, Bucket::Buffer buffer,
+                        const std::function<void(const HuggingFaceTensor&)>& sink) {
   std::vector<float> values;
   for (const NameMapEntry& first : map.entries) {
     if (first.out_begin != 0) continue;

@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "core/metrics/format.h"
+#include "launcher/layout_text.h"
 #include "models/transformer.h"
 #include "parallel/resolve.h"
 
@@ -14,11 +15,10 @@ RunPlan make_run_plan(const Config& config, const Mesh& mesh, const RankDevice& 
   const Precision precision = resolve_precision(config, device.device);
   const ModelConfig& m = config.model;
   RunPlan plan;
-  plan.model = to_string(m.family) + ", " + std::to_string(m.num_layers) + " layers, hidden " +
-               std::to_string(m.hidden_size) + ", " + std::to_string(m.num_heads) + " heads (" +
-               std::to_string(m.num_kv_heads) + " kv), feed-forward " + std::to_string(m.ffn_size) + ", vocabulary " +
-               std::to_string(m.vocab_size) + (m.tie_embeddings ? ", tied" : "");
-  plan.layout = mesh.str();
+  plan.model = model_text(m);
+  plan.layout = layout_text(mesh, config.parallel);
+  if (mesh.degree(Axis::pipeline) > 1) plan.pipeline = pipeline_text(config);
+  if (mesh.data_degree() > 1) plan.zero = zero_text(mesh, config.parallel);
   plan.device =
       device.str() + ", " + std::to_string(threads) + (threads == 1 ? " thread per rank" : " threads per rank");
   plan.precision = precision;
@@ -37,14 +37,12 @@ std::string RunPlan::str() const {
   std::snprintf(epochs, sizeof epochs, "%.2f",
                 static_cast<double>(total_tokens) / static_cast<double>(std::max<int64_t>(1, train_tokens)));
   std::string out;
-  const auto row = [&](const char* name, const std::string& value) {
-    char line[40];
-    std::snprintf(line, sizeof line, "  %-12s ", name);
-    out += line + value + "\n";
-  };
+  const auto row = [&](const char* name, const std::string& value) { out += table_row(name, value); };
   row("model", model);
   row("parameters", human_count(static_cast<double>(num_parameters)));
   row("layout", layout);
+  if (!pipeline.empty()) row("pipeline", pipeline);
+  if (!zero.empty()) row("zero", zero);
   row("device", device);
   row("precision", precision.str());
   row("batch", human_count(static_cast<double>(tokens_per_step)) + " tokens per step, " +

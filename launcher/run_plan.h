@@ -15,9 +15,11 @@
 namespace trireme {
 
 struct RunPlan {
-  std::string model;   // "llama, 4 layers, hidden 192, …"
-  std::string layout;  // of the mesh
-  std::string device;  // "cpu (avx2 …), 2 threads per rank"
+  std::string model;  // "llama, 4 layers, hidden 192, …"
+  std::string layout;
+  std::string pipeline;  // empty: one stage
+  std::string zero;      // empty: one data rank
+  std::string device;    // "cpu (avx2 …), 2 threads per rank"
   Precision precision;
   int64_t num_parameters = 0;
   int64_t num_microbatches = 0;  // of each data rank at the full batch

@@ -20,8 +20,7 @@ namespace {
 enum Sum : int { kLossSum, kSquares, kStop, kNumSums };
 
 // From the first computation's begin to the last one's end, what was no computation.
-double bubble_seconds(const ProgramTimes& program) {
-  const std::vector<TimedAction> times = program.read();
+double bubble_seconds(const std::vector<TimedAction>& times) {
   if (times.empty()) return 0;
   double work = 0;
   double begin = times.front().begin;
@@ -219,7 +218,8 @@ StepNumbers TrainStep::take_numbers() {
   n.grad_norm = *r.grad_norm.data<float>();
   n.non_finite = *r.non_finite.data<int32_t>() != 0;
   n.exposed_comm_seconds = r.exposed.seconds();
-  n.bubble_seconds = r.program ? bubble_seconds(*r.program) : 0.0;
+  if (r.program) n.program = r.program->read();
+  n.bubble_seconds = bubble_seconds(n.program);
   return n;
 }
 

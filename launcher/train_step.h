@@ -33,6 +33,7 @@ struct StepNumbers {
   int64_t valid_tokens = 0;         // of the global batch
   double exposed_comm_seconds = 0;  // the step was blocked by the reduction of gradients
   double bubble_seconds = 0;        // the step was blocked by other pipeline stages
+  std::vector<TimedAction> program = {};  // this rank's computations, where there are several stages; seconds
 };
 
 class TrainStep {
@@ -65,6 +66,8 @@ class TrainStep {
   // losses over the world.
   double watch_forward(const HostMicrobatch& microbatch, const std::function<void(size_t unit, const Tensor&)>& see);
 
+  const Schedule& schedule(int64_t num_microbatches, bool forward_only);
+
  private:
   // On their way from the device.
   struct Readback {
@@ -81,7 +84,6 @@ class TrainStep {
   void run_schedule(std::span<const HostMicrobatch> microbatches, const Tensor& grad_scale);
   void run_graphs(std::span<const HostMicrobatch> microbatches);
   bool takes_graph(const HostMicrobatch& host) const;
-  const Schedule& schedule(int64_t num_microbatches, bool forward_only);
   void count_valid(std::span<const HostMicrobatch> microbatches);
   void reduce_sums();
   Readback start_readback();

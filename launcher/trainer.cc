@@ -12,6 +12,7 @@
 #include "core/trace/tracer.h"
 #include "launcher/diagnose.h"
 #include "launcher/gemm_tuning.h"
+#include "launcher/measured_timeline.h"
 #include "optim/learning_rate.h"
 #include "parallel/resolve.h"
 
@@ -206,6 +207,7 @@ StepMetrics Trainer::finish_step(double peak) {
   metrics.step_seconds = std::chrono::duration<double>(last_finish_ - begin).count();
   metrics.exposed_comm_seconds = numbers.exposed_comm_seconds;
   metrics.bubble_seconds = numbers.bubble_seconds;
+  last_program_ = numbers.program;
   metrics.data_wait_seconds = flight.data_wait_seconds;
   metrics.memory_bytes = rank_.allocator().stats().peak_live_bytes;
   const double step_tokens = static_cast<double>(batches_->batch(flight.step) * config_.data.sequence_length);
@@ -225,6 +227,13 @@ void Trainer::finish_trace(Profiler& profiler) {
   if (!profiler.recording()) return;
   profiler.finish();
   logger_.info("a trace is in " + profiler.file().string() + " (open it at ui.perfetto.dev)");
+}
+
+void Trainer::draw_timeline(int64_t step) {
+  const Schedule& schedule = model_->step.schedule(batches_->num_microbatches(step), /*forward_only=*/false);
+  const auto svg =
+      write_measured_timeline(rank_, schedule, last_program_, RunDirectory(config_.run.dir).traces(), step + 1);
+  if (rank_.is_main()) logger_.info("the pipeline's timeline is in " + svg.string());
 }
 
 void Trainer::train(const StopSignal& stop) {
@@ -250,8 +259,11 @@ void Trainer::train(const StopSignal& stop) {
     const bool evaluation_due = valid_data_ && (due(config_.run.eval_every) || last);
     const bool save_due = due(config_.checkpoint.every) || last;
     const bool trace_ends = profiler.ends_with(step + 1);
-    if (runs_ahead && !evaluation_due && !save_due && !stop_asked_ && !trace_ends) continue;
+    const bool draws = rank_.mesh().degree(Axis::pipeline) > 1 && config_.profile.start &&
+                       step + 1 == config_.profile.end.value_or(*config_.profile.start);
+    if (runs_ahead && !evaluation_due && !save_due && !stop_asked_ && !trace_ends && !draws) continue;
     StepMetrics metrics = finish_step(peak);
+    if (draws) draw_timeline(step);
     if (evaluation_due) metrics.valid_loss = evaluate();
     if (save_due || stop_asked_) metrics.checkpoint_seconds = save(step + 1);
     if (trace_ends || stop_asked_ || last) finish_trace(profiler);

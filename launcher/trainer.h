@@ -51,6 +51,7 @@ class Trainer {
   StepMetrics finish_step(double peak);  // of the oldest step in flight
   void report(StepMetrics metrics);
   void finish_trace(Profiler& profiler);
+  void draw_timeline(int64_t step);  // of the last finished step
   [[noreturn]] void fail_not_finite(const std::vector<HostMicrobatch>& microbatches, int64_t step);
 
   RankContext& rank_;
@@ -68,6 +69,7 @@ class Trainer {
   std::deque<StepInFlight> in_flight_;
   Clock::time_point last_finish_ = {};
   bool stop_asked_ = false;
+  std::vector<TimedAction> last_program_;  // of the pipeline stage, in the last finished step
 };
 
 }  // namespace trireme

@@ -5,6 +5,7 @@
 #include <map>
 
 #include "core/device/cuda/cuda_device.h"
+#include "launcher/layout_text.h"
 #include "launcher/precision.h"
 #include "launcher/rank_device.h"
 #include "launcher/shrink.h"
@@ -18,47 +19,6 @@ std::string number(double value) {
   char text[32];
   std::snprintf(text, sizeof text, "%.1e", value);
   return text;
-}
-
-std::string row(const std::string& name, const std::string& value) {
-  char head[32];
-  std::snprintf(head, sizeof head, "  %-12s ", name.c_str());
-  return head + value + "\n";
-}
-
-// "0, 30 × 1, 0"
-std::string layers_text(const std::vector<int64_t>& stages) {
-  std::string out;
-  for (size_t i = 0; i < stages.size();) {
-    size_t end = i;
-    while (end < stages.size() && stages[end] == stages[i]) ++end;
-    out += (out.empty() ? "" : ", ") + (end - i > 1 ? std::to_string(end - i) + " × " : "") + std::to_string(stages[i]);
-    i = end;
-  }
-  return out;
-}
-
-std::string pipeline_text(const Config& config) {
-  const ParallelConfig& p = config.parallel;
-  if (p.pipeline == 1 && resolve_virtual_stages(p) == 1) return "none";
-  const std::string chunks = std::to_string(resolve_virtual_stages(p));
-  return to_string(p.schedule) + ", " + chunks + (chunks == "1" ? " chunk" : " chunks") + " per rank, layers " +
-         layers_text(resolve_stages(config));
-}
-
-std::string zero_text(const Mesh& mesh, const ParallelConfig& p) {
-  std::string out = "stage " + std::to_string(p.zero);
-  if (p.zero == 0) return out;
-  out += ", " + std::to_string(mesh.degree(Axis::data_shard)) + " ranks share a copy";
-  if (p.zero == 3) out += ", keep_gathered " + to_string(p.keep_gathered) + ", prefetch " + std::to_string(p.prefetch);
-  return out;
-}
-
-std::string model_text(const ModelConfig& m) {
-  return to_string(m.family) + ", " + std::to_string(m.num_layers) + " layers, hidden " +
-         std::to_string(m.hidden_size) + ", " + std::to_string(m.num_heads) + " heads (" +
-         std::to_string(m.num_kv_heads) + " kv), feed-forward " + std::to_string(m.ffn_size) + ", vocabulary " +
-         std::to_string(m.vocab_size) + (m.tie_embeddings ? ", tied" : "");
 }
 
 bool is_exact(const PrecisionConfig& precision, DType compute) {
@@ -83,19 +43,19 @@ std::string describe_layout(const Config& config) {
   const Mesh mesh = resolve(config, ranks, 0, ranks);
   const int64_t count = resolve_microbatches(config.batch.global, config.batch.micro, mesh.data_degree());
   std::string out;
-  out += row("model", model_text(config.model));
-  out += row("layout", mesh.str() + (config.parallel.sequence ? ", sequence parallelism" : ""));
-  out += row("pipeline", pipeline_text(config));
-  out += row("zero", zero_text(mesh, config.parallel));
-  out += row("recompute", to_string(config.recompute.mode));
-  out +=
-      row("precision", "compute " + to_string(config.precision.compute) + ", master " +
-                           to_string(config.precision.master) + ", gradients " + to_string(config.precision.gradients) +
-                           ", moments " + to_string(config.precision.optimizer_states));
-  out += row("batch", std::to_string(config.batch.global) + " sequences of " +
-                          std::to_string(config.data.sequence_length) + " tokens, " + std::to_string(count) +
-                          (count == 1 ? " microbatch" : " microbatches") + " of " + std::to_string(config.batch.micro) +
-                          " per data rank");
+  out += table_row("model", model_text(config.model));
+  out += table_row("layout", layout_text(mesh, config.parallel));
+  out += table_row("pipeline", pipeline_text(config));
+  out += table_row("zero", zero_text(mesh, config.parallel));
+  out += table_row("recompute", to_string(config.recompute.mode));
+  out += table_row("precision", "compute " + to_string(config.precision.compute) + ", master " +
+                                    to_string(config.precision.master) + ", gradients " +
+                                    to_string(config.precision.gradients) + ", moments " +
+                                    to_string(config.precision.optimizer_states));
+  out += table_row("batch", std::to_string(config.batch.global) + " sequences of " +
+                                std::to_string(config.data.sequence_length) + " tokens, " + std::to_string(count) +
+                                (count == 1 ? " microbatch" : " microbatches") + " of " +
+                                std::to_string(config.batch.micro) + " per data rank");
   return out;
 }
 
@@ -104,15 +64,15 @@ std::string VerifyReport::str() const {
   if (exact) {
     out += "largest difference from one rank after " + std::to_string(kVerifySteps) + " steps (allowed " +
            number(allowed()) + ")\n";
-    out += row("loss", number(layout.loss));
-    out += row("norm", number(layout.grad_norm));
-    out += row("gradients", number(layout.worst_gradient()));
-    out += row("weights", number(layout.worst_weight()));
+    out += table_row("loss", number(layout.loss));
+    out += table_row("norm", number(layout.grad_norm));
+    out += table_row("gradients", number(layout.worst_gradient()));
+    out += table_row("weights", number(layout.worst_weight()));
   } else {
     out += "largest difference from one rank in fp32, gradients of the first step\n";
-    out += row("gradients", number(layout.worst_gradient()) + " (allowed " + number(allowed()) + ": twice the " +
-                                number(rounding.worst_gradient()) + " of one rank in this precision, plus 1e-3)");
-    out += row("loss", number(layout.loss) + " (one rank in this precision: " + number(rounding.loss) + ")");
+    out += table_row("gradients", number(layout.worst_gradient()) + " (allowed " + number(allowed()) + ": twice the " +
+                                      number(rounding.worst_gradient()) + " of one rank in this precision, plus 1e-3)");
+    out += table_row("loss", number(layout.loss) + " (one rank in this precision: " + number(rounding.loss) + ")");
   }
   std::map<std::string, double> weights;
   for (const TensorError& e : layout.weights) weights[e.name] = e.error;

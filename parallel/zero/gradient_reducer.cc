@@ -140,9 +140,11 @@ void GradientReducer::add_second_uses(Stream& stream) {
 
 ExposedTime GradientReducer::finish(Stream& stream) {
   // Without overlap, in the order in which backward makes buckets ready.
-  for (size_t b = buckets_.size(); b-- > 0;) {
-    TRIREME_CHECK(states_[b].num_finished == num_microbatches_, "a step whose gradients aren't complete");
-    if (!states_[b].started) start_data_sum(b, stream);
+  for (size_t unit = buckets_of_unit_.size(); unit-- > 0;) {
+    for (const size_t b : buckets_of_unit_[unit]) {
+      TRIREME_CHECK(states_[b].num_finished == num_microbatches_, "a step whose gradients aren't complete");
+      if (!states_[b].started) start_data_sum(b, stream);
+    }
   }
   while (!sums_.empty()) settle(take(sums_.begin()), stream);
   add_second_uses(stream);

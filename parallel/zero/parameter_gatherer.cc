@@ -1,6 +1,7 @@
 #include "parallel/zero/parameter_gatherer.h"
 
 #include <algorithm>
+#include <exception>
 #include <utility>
 
 #include "parallel/zero/unit_buckets.h"
@@ -37,6 +38,17 @@ ParameterGatherer::ParameterGatherer(const std::vector<Unit*>& units, const std:
   for (const Unit* unit : units) reads_in_backward_.push_back(unit->reads_values_in_backward());
 }
 
+ParameterGatherer::~ParameterGatherer() {
+  if (std::uncaught_exceptions() > 0) return;  // the others may never come
+  for (State& state : states_) {
+    try {
+      if (state.work) state.work->wait(*stream_);
+    } catch (const Error&) {
+      // Another rank has failed, and says so itself.
+    }
+  }
+}
+
 void ParameterGatherer::begin_step(int64_t num_microbatches) {
   last_step_ = std::exchange(this_step_, {});
   this_step_.reserve(last_step_.size());
@@ -68,6 +80,12 @@ void ParameterGatherer::start(size_t b, Stream& stream) {
   Bucket& bucket = *buckets_[b];
   if (bucket.stage() < 3 || bucket.value().defined()) return;
   bucket.open_value(stream);
+  gather(b, stream);
+}
+
+void ParameterGatherer::gather(size_t b, Stream& stream) {
+  Bucket& bucket = *buckets_[b];
+  stream_ = &stream;
   states_[b].work = shards_.all_gather(bucket.value_shard(), bucket.value(), stream);
 }
 
@@ -112,7 +130,7 @@ void ParameterGatherer::after_update(Stream& stream) {
     if (bucket.stage() == 3) {
       if (bucket.value().defined()) bucket.drop_value();
     } else if (bucket.stage() > 0) {
-      states_[b].work = shards_.all_gather(bucket.value_shard(), bucket.value(), stream);
+      gather(b, stream);
       if (!options_.overlap) wait(b, stream);
     }
   }

@@ -29,6 +29,10 @@ class ParameterGatherer {
   // `units`: all of the rank's, in order; `buckets`: theirs. `shards`: the data_shard group. All outlive the gatherer.
   ParameterGatherer(const std::vector<Unit*>& units, const std::vector<Bucket*>& buckets, Communicator& shards,
                     const Options& options);
+  // Waits for what is under way: it writes to memory of this rank's allocator.
+  ~ParameterGatherer();
+  ParameterGatherer(const ParameterGatherer&) = delete;
+  ParameterGatherer& operator=(const ParameterGatherer&) = delete;
 
   void begin_step(int64_t num_microbatches);
   // The values of the unit can be read by work queued on `stream` between these two.
@@ -57,6 +61,7 @@ class ParameterGatherer {
   // The next `prefetch` uses, as far as they can be foreseen after `now`.
   std::vector<size_t> next_units(const Use& now) const;
   void start(size_t bucket, Stream& stream);
+  void gather(size_t bucket, Stream& stream);
   void wait(size_t bucket, Stream& stream);
   bool is_final(const Use& use) const;
 
@@ -69,6 +74,7 @@ class ParameterGatherer {
   std::vector<size_t> gather_order_;  // buckets by their first unit
   // Uses of the step before, and of the one under way; evaluations aside.
   std::vector<Use> last_step_, this_step_;
+  Stream* stream_ = nullptr;  // of the last gather
   ExposedTime exposed_;
 };
 

@@ -1,5 +1,6 @@
 #include "tests/bench/step_runner.h"
 
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -19,6 +20,13 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 using nlohmann::json;
+
+// Of all threads of this process.
+double processor_seconds() {
+  timespec t{};
+  ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+}
 
 double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
 
@@ -45,6 +53,53 @@ std::map<std::string, double> sum_by_phase(const json& trace, const std::string&
   }
   return sums;
 }
+
+// The calls of this rank, as its flight recorder has them; nothing for barriers, which only the benchmark makes.
+class Calls {
+ public:
+  // What was recorded since the last time.
+  void take(FlightRecorder& recorder) {
+    for (const FlightRecord& record : recorder.records()) {
+      if (record.op == CommOp::barrier) continue;
+      Row& row = rows_[{record.group, comm_op_name(record.op)}];
+      ++row.calls;
+      row.bytes += record.bytes;
+      if (record.finished != FlightRecord::kNotYet) row.seconds += record.finished - record.called;
+    }
+    recorder.clear();
+  }
+
+  // Of a step, on average: the time of calls that compute waits for where it makes them, those of tensor parallelism
+  // (without overlap_tensor) and the sums of a few numbers.
+  double waited_for_seconds(int64_t steps) const {
+    double sum = 0;
+    for (const auto& [key, row] : rows_) {
+      if (key.first == "tensor" || key.first == "data" || key.first == "world") sum += row.seconds;
+    }
+    return sum / static_cast<double>(steps);
+  }
+
+  // Of a step, on average.
+  json table(int64_t steps) const {
+    json list = json::array();
+    for (const auto& [key, row] : rows_) {
+      list.push_back({{"group", key.first},
+                      {"op", key.second},
+                      {"calls", static_cast<double>(row.calls) / static_cast<double>(steps)},
+                      {"bytes", static_cast<double>(row.bytes) / static_cast<double>(steps)},
+                      {"seconds", row.seconds / static_cast<double>(steps)}});
+    }
+    return list;
+  }
+
+ private:
+  struct Row {
+    int64_t calls = 0;
+    int64_t bytes = 0;
+    double seconds = 0;  // from the call to its end, the wait for other ranks included
+  };
+  std::map<std::pair<std::string, std::string>, Row> rows_;
+};
 
 }  // namespace
 
@@ -77,7 +132,8 @@ void StepRunner::draw_tokens() {
   const uint64_t key = random_key(static_cast<uint64_t>(updates_), "tokens");
   const int64_t row = sequence_ + 1;
   const auto draw = [&](int64_t i) {
-    return static_cast<int32_t>(uniform_below(key, static_cast<uint64_t>(rank_.mesh().data_rank() * local_batch_ * row + i),
+    return static_cast<int32_t>(uniform_below(key,
+                                              static_cast<uint64_t>(rank_.mesh().data_rank() * local_batch_ * row + i),
                                               static_cast<uint64_t>(config_.model.vocab_size)));
   };
   rank_.pool().for_ranges(local_batch_, 1, [&](int64_t begin, int64_t end) {
@@ -116,26 +172,40 @@ StepRunner::Marks StepRunner::launch() {
   return marks;
 }
 
-void StepRunner::take_numbers(std::vector<double>& exposed_comm) {
+void StepRunner::take_numbers(Blocked& blocked) {
   const StepNumbers numbers = model_.step.take_numbers();
-  exposed_comm.push_back(numbers.exposed_comm_seconds);
+  blocked.gradients.push_back(numbers.exposed_comm_seconds);
+  blocked.stages.push_back(numbers.bubble_seconds);
   loss_ = numbers.loss;
+}
+
+std::vector<double> StepRunner::largest(std::vector<double> values) {
+  if (rank_.world_size() > 1) {
+    const Tensor shared = Tensor::borrow(values.data(), {std::ssize(values)}, DType::f64);
+    rank_.world().all_reduce(shared, ReduceOp::max, rank_.host_stream())->wait(rank_.host_stream());
+  }
+  return values;
 }
 
 json StepRunner::steps(int64_t count) {
   const size_t ahead = rank_.stream().asynchronous() ? 1 : 0;
   std::vector<Marks> marks;
   std::vector<double> queueing;
-  std::vector<double> exposed_comm;
+  Blocked blocked;
+  Calls calls;
+  rank_.recorder().clear();
+  const double processor_begin = processor_seconds();
   for (int64_t i = 0; i < count; ++i) {
     draw_tokens();
     const auto begin = Clock::now();
     marks.push_back(launch());
     queueing.push_back(seconds_since(begin));
-    while (model_.step.num_untaken() > ahead) take_numbers(exposed_comm);
+    while (model_.step.num_untaken() > ahead) take_numbers(blocked);
+    if (ahead == 0) calls.take(rank_.recorder());
   }
-  while (model_.step.num_untaken() > 0) take_numbers(exposed_comm);
+  while (model_.step.num_untaken() > 0) take_numbers(blocked);
   rank_.stream().synchronize();
+  const double processor = processor_seconds() - processor_begin;
 
   std::vector<double> seconds;
   std::vector<double> first_half;
@@ -148,11 +218,19 @@ json StepRunner::steps(int64_t count) {
   json answer = {{"seconds", seconds}, {"loss", loss_}};
   answer["phases"] = {{"forward and backward", median(first_half)},
                       {"clip and optimizer", median(second_half)},
-                      {"exposed communication", median(exposed_comm)}};
+                      {"exposed communication", median(blocked.gradients)}};
   if (ahead > 0) answer["phases"]["host queueing"] = median(queueing);
   const MemoryStats memory = rank_.allocator().stats();
   answer["peak_memory_bytes"] = memory.peak_live_bytes;
   answer["reserved_bytes"] = memory.reserved_bytes;
+  if (ahead == 0) {
+    const std::vector<double> exposed =
+        largest({median(blocked.gradients), median(blocked.stages), calls.waited_for_seconds(count)});
+    answer["exposed"] = {
+        {"gradients and weights", exposed[0]}, {"stages", exposed[1]}, {"tensor and sums", exposed[2]}};
+    answer["communication"] = calls.table(count);
+    answer["processor_seconds"] = processor / static_cast<double>(count);
+  }
   return answer;
 }
 
@@ -165,8 +243,8 @@ json StepRunner::phases() {
   stream.set_tracer(&tracer);
   tracer.start(stream);
   const Marks marks = launch();
-  std::vector<double> exposed_comm;
-  take_numbers(exposed_comm);
+  Blocked blocked;
+  take_numbers(blocked);
   stream.synchronize();
   tracer.stop();
   stream.set_tracer(nullptr);
@@ -175,10 +253,10 @@ json StepRunner::phases() {
   std::filesystem::remove(file);
 
   json phases = sum_by_phase(trace, stream.name());
-  double known = exposed_comm.back();
+  double known = blocked.gradients.back();
   for (const auto& [name, seconds] : phases.items()) known += seconds.get<double>();
   const double step = marks.end->seconds_since(*marks.begin);
-  phases["exposed communication"] = exposed_comm.back();
+  phases["exposed communication"] = blocked.gradients.back();
   phases["between"] = std::max(0.0, step - known);  // uploads, label counts, gaps
   return {{"seconds", step}, {"phases", phases}};
 }

@@ -39,8 +39,15 @@ class StepRunner {
 
   void draw_tokens();
   Marks launch();
-  void take_numbers(std::vector<double>& exposed_comm);
+  // What the host learns of steps: seconds for which each was blocked.
+  struct Blocked {
+    std::vector<double> gradients;  // by the reduction of gradients and the gathering of weights
+    std::vector<double> stages;     // by other pipeline stages
+  };
+  void take_numbers(Blocked& blocked);
   void wait_for_all();
+  // Of all ranks.
+  std::vector<double> largest(std::vector<double> values);
 
   RankContext& rank_;
   const Config& config_;

@@ -10,6 +10,7 @@
 #include "core/ops/elementwise.h"
 #include "launcher/rank_context.h"
 #include "launcher/rank_env.h"
+#include "parallel/comm/thread_world.h"
 #include "tests/bench/step_runner.h"
 
 namespace trireme {
@@ -23,6 +24,7 @@ struct Options {
   std::string model;
   std::string dtype = "fp32";
   int threads = 1;
+  int ranks = 0;  // > 0: so many, as threads of this process
 };
 
 constexpr int64_t kCpuSequence = 256;
@@ -130,6 +132,19 @@ int serve(RankContext& rank, const Options& options, const Config& config) {
   }
 }
 
+Config configuration(const Options& options, int ranks) {
+  return options.config.empty() ? cpu_case(options, ranks) : load_config(options.config, options.sets);
+}
+
+int run_as_threads(const Options& options) {
+  const Config config = configuration(options, options.ranks);
+  run_thread_ranks(options.ranks, [&](Communicator& world) {
+    RankContext rank(config, world, LocalPlace{world.rank(), options.ranks});
+    serve(rank, options, config);
+  });
+  return 0;
+}
+
 int run(int argc, char** argv) {
   Options options;
   for (int i = 1; i + 1 < argc; i += 2) {
@@ -139,11 +154,12 @@ int run(int argc, char** argv) {
     if (key == "--model") options.model = argv[i + 1];
     if (key == "--dtype") options.dtype = argv[i + 1];
     if (key == "--threads") options.threads = std::atoi(argv[i + 1]);
+    if (key == "--ranks") options.ranks = std::atoi(argv[i + 1]);
   }
+  if (options.ranks > 0) return run_as_threads(options);
   std::unique_ptr<MpiRuntime> mpi;
   if (find_rank_env().under_mpi()) mpi = std::make_unique<MpiRuntime>();
-  const Config config =
-      options.config.empty() ? cpu_case(options, mpi ? mpi->size() : 1) : load_config(options.config, options.sets);
+  const Config config = configuration(options, mpi ? mpi->size() : 1);
   return run_rank(config, mpi.get(), [&](RankContext& rank) { return serve(rank, options, config); });
 }
 

@@ -2,11 +2,17 @@
 // bits. The tests of tests/parallel/training_test.cc run here as well.
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <chrono>
+#include <csignal>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <sstream>
+#include <thread>
 
 #include "checkpoint/checkpoint.h"
+#include "core/error.h"
 #include "tests/emulator/emulator.h"
 #include "tests/emulator/nvtx_log.h"
 #include "tests/training.h"
@@ -156,6 +162,48 @@ TEST_F(CudaTraining, AProfilerSeesRangesAndItsWindow) {
   EXPECT_TRUE(tracks.contains("host"));
   EXPECT_TRUE(tracks.contains("cuda:0"));
   EXPECT_TRUE(tracks.contains("group data"));  // NCCL's stream
+}
+
+// The host is a step ahead when it learns of the NaN: what it knows must be of the step that failed.
+TEST_F(CudaTraining, ANaNEndsTheRunWithNothingSaved) {
+  for (const std::string layout : {"parallel.data=2", "parallel.pipeline=2"}) {
+    try {
+      run("nan " + layout, 9, 2, {"optimizer.lr=1.0e30", layout});
+      ADD_FAILURE() << "it trained";
+    } catch (const NumbersError& error) {
+      const std::string text = error.what();
+      EXPECT_NE(text.find("not finite in step 2"), std::string::npos) << text;
+      EXPECT_NE(text.find("the first NaN or Inf in"), std::string::npos) << text;
+    }
+    const std::string run_dir = dir_ / "nan " + layout;
+    EXPECT_FALSE(latest_checkpoint(run_dir).has_value());
+    EXPECT_EQ(losses("nan " + layout).size(), 1u);
+    const nlohmann::json status = nlohmann::json::parse(read_file(run_dir + "/status.json"));
+    EXPECT_EQ(status.at("state"), "failed");
+    EXPECT_EQ(status.at("step"), 1);
+    EXPECT_EQ(status.at("exit_code"), 5);
+  }
+}
+
+TEST_F(CudaTraining, ASignalStopsAllRanksAfterTheSameStep) {
+  std::atomic<bool> over{false};
+  std::thread sender([&] {
+    const std::string rows = dir_ / "stopped" + "/metrics.jsonl";
+    while (!over && (!std::filesystem::exists(rows) || read_file(rows).empty())) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+    if (!over) ::kill(::getpid(), SIGTERM);
+  });
+  run("stopped", 100000, 2);
+  over = true;
+  sender.join();
+  const nlohmann::json status = nlohmann::json::parse(read_file(dir_ / "stopped" + "/status.json"));
+  EXPECT_EQ(status.at("state"), "stopped");
+  EXPECT_EQ(status.at("exit_code"), 0);
+  const auto checkpoint = latest_checkpoint(dir_ / "stopped");
+  ASSERT_TRUE(checkpoint.has_value());
+  EXPECT_EQ(read_checkpoint_state(*checkpoint).step, status.at("step"));
+  EXPECT_EQ(static_cast<int64_t>(losses("stopped").size()), status.at("step"));
 }
 
 TEST_F(CudaTraining, OutOfMemorySaysWhatAndHowMuch) {

@@ -110,7 +110,7 @@ void run(MpiRuntime& mpi, const layouts::NamedLayout& layout) {
   });
   ASSERT_EQ(code, 0);
   if (mpi.rank() != 0) return;
-  const LayoutComparison c = compare(result, train_alone(one_rank(config), input), config.optimizer.lr);
+  const LayoutComparison c = compare(result, train_alone(one_rank(config), input), config);
   EXPECT_TRUE(c.within(kTolerance)) << "loss " << c.loss << ", norm " << c.grad_norm << ", gradient "
                                     << c.worst_gradient() << " of " << c.gradients.front().name << ", weight "
                                     << c.worst_weight() << " of " << c.weights.front().name << ", " << c.unmoved.size()

@@ -115,9 +115,9 @@ TEST_F(Training, AllocatorsAreIdleFromStepThreeOn) {
 TEST_F(Training, GradientsAreReducedOnceAndDuringBackward) {
   if (most_ranks(2) < 2) GTEST_SKIP() << "needs two GPUs, and this machine has one";
   for (const bool overlap : {true, false}) {
-    const Config config = parse_config(
-        tiny_yaml(dir_, 1), "test",
-        {"run.dir=" + (dir_ / "x"), "parallel.zero=0", std::string("parallel.overlap_grad_reduce=") + (overlap ? "true" : "false")});
+    const Config config = parse_config(tiny_yaml(dir_, 1), "test",
+                                       {"run.dir=" + (dir_ / "x"), "parallel.zero=0",
+                                        std::string("parallel.overlap_grad_reduce=") + (overlap ? "true" : "false")});
     run_rank_contexts(config, 2, [&](RankContext& rank) {
       RankModel model(rank, config);
       model.model.initialize(rank.stream(), 1);

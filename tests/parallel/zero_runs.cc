@@ -128,10 +128,12 @@ void run_steps(ZeroRank on, const ZeroRun& run, ZeroResult& result) {
     result.eval_losses.push_back(evaluated);
     result.gradients.push_back(std::move(gradients));
   }
-  using Buffer = Bucket::Buffer;
-  TensorValues weights = collect(rank, model, Buffer::master);
-  TensorValues m = collect(rank, model, Buffer::first_moment);
-  TensorValues v = collect(rank, model, Buffer::second_moment);
+  TensorValues weights, m, v;
+  if (run.collects) {
+    weights = collect(rank, model, Bucket::Buffer::master);
+    m = collect(rank, model, Bucket::Buffer::first_moment);
+    v = collect(rank, model, Bucket::Buffer::second_moment);
+  }
   if (!first) return;
   result.weights = std::move(weights);
   result.first_moments = std::move(m);

@@ -27,7 +27,7 @@ struct ZeroRun {
   std::vector<std::string> sets = {};
   double delay_seconds = 0;  // of the results of collectives over data_shard
   bool evaluates = false;    // after each step
-  bool collects = true;      // the gradients
+  bool collects = true;      // gradients, weights and states
 };
 
 struct ZeroResult {

@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "core/device/thread_pool.h"
+#include "core/ops/elementwise.h"
 #include "parallel/zero/weight_groups.h"
 
 namespace trireme {
@@ -259,8 +260,12 @@ TEST_F(BucketShards, FullBuffersComeAndGo) {
   EXPECT_EQ(live(MemoryTag::optimizer), bytes) << "fp32 weights are their own master";
   EXPECT_FALSE(rank->row.value.defined());
   EXPECT_FALSE(rank->row.gradient.defined());
-  bucket.open_value(stream_);
+  {  // what the allocator gives out next
+    Tensor used = Tensor::empty(stream_, {bucket.numel()}, DType::f32);
+    ops::fill(stream_, used, 3);
+  }
   bucket.open_gradient(stream_);
+  bucket.open_value(stream_);
   EXPECT_EQ(live(MemoryTag::parameters), bytes + bytes / 2);
   EXPECT_EQ(live(MemoryTag::gradients), bytes + bytes / 2);
   EXPECT_EQ(rank->joined.value.shape(), (Shape{32, 5}));  // two parts of 11 rows, each padded to 16

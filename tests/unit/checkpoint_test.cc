@@ -39,9 +39,7 @@ class CheckpointTest : public ::testing::Test {
   }
 
   ModelState model() { return {stream_, {matrix_.parts[0], norm_.parts[0]}, refs_}; }
-  std::string save(int64_t step) {
-    return save_checkpoint(dir_.path(), {step, step * 10, "config: text"}, model());
-  }
+  std::string save(int64_t step) { return save_checkpoint(dir_.path(), {step, step * 10, "config: text"}, model()); }
   std::vector<float> values() {
     std::vector<float> all(22);
     bucket_->read(stream_, matrix_.parts[0], Bucket::Buffer::master, all.data());
