@@ -108,8 +108,8 @@ ModelMemory model_memory(const ModelConfig& config, const ModelPlace& place, con
   ModelMemory memory;
   memory.num_parameters = elements;
   memory.parameters = stored(elements, 3) * dtype_bytes(options.compute);
-  memory.gradients = stored(elements + second_use, 2) * dtype_bytes(options.gradients);
   if (options.with_optimizer_states) {
+    memory.gradients = stored(elements + second_use, 2) * dtype_bytes(options.gradients);
     const int64_t width = 2 * dtype_bytes(options.states) + (master_is_copy ? dtype_bytes(DType::f32) : 0);
     memory.optimizer = stored(elements, 1) * width;
   }
