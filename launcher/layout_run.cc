@@ -117,8 +117,6 @@ void run_rank_of_layout(RankContext& rank, const Config& config, const LayoutInp
     record.traffic.push_back(meter.take());
   }
   gathered.weights.add(stream, model.parameters(), Bucket::Buffer::master, rank.rank());
-  // The values that the last update changed may still be on their way between the ranks.
-  rank.groups().of({Axis::data_shard}).barrier(stream)->wait(stream);
   stream.synchronize();
   record.memory = rank.allocator().stats();
   record.num_parameters = std::ssize(model.parameters());

@@ -1,9 +1,7 @@
 #include "launcher/train_step.h"
 
 #include <algorithm>
-#include <exception>
 
-#include "core/error.h"
 #include "core/ops/cross_entropy.h"
 #include "core/ops/elementwise.h"
 #include "core/trace/tracer.h"
@@ -77,16 +75,7 @@ TrainStep::TrainStep(Stream& stream, const Groups& groups, Transformer& model, c
   }
 }
 
-// The gather behind the last update may be under way, into memory that goes with this rank while others still come to the
-// call. Where an exception unwinds, communicators give up what is under way.
-TrainStep::~TrainStep() {
-  if (std::uncaught_exceptions() > 0) return;
-  try {
-    data_parallel_.settle(stream_);
-  } catch (const Error&) {
-    // Another rank failed; it says so itself.
-  }
-}
+TrainStep::~TrainStep() = default;
 
 // Every rank of a tensor group has the same losses.
 void TrainStep::reduce_sums() {

@@ -38,13 +38,9 @@ class DataParallel final : public UnitHooks {
   // The optimizer has changed the weights' shards.
   void after_update(Stream& stream);
 
-  // Whatever gather is under way has arrived for work queued on `stream` from now on. Before the object goes: a gather
-  // writes into buckets.
-  void settle(Stream& stream) { gatherer_.wait_all(stream); }
-
   // For microbatches that run without the hooks (recorded graphs), in stages 0 and 1: the values are there; and one
   // microbatch's gradients of all units are complete.
-  void before_plain_microbatch(Stream& stream) { settle(stream); }
+  void before_plain_microbatch(Stream& stream) { gatherer_.wait_all(stream); }
   void after_plain_microbatch(Stream& stream) { reducer_.all_units_finished(stream); }
 
   void before_forward(size_t unit, bool with_gradients, Stream& stream) override;
