@@ -34,19 +34,6 @@ void perturb(Stream& stream, const std::vector<ParameterRef>& parameters, uint64
   }
 }
 
-// Microbatch j of data rank d holds the sequences (j·DP + d)·micro … of a step.
-std::vector<HostMicrobatch> microbatches_of(const LayoutInput& in, int64_t step, int64_t micro, const Mesh& mesh) {
-  std::vector<HostMicrobatch> list;
-  const int64_t count = resolve_microbatches(in.batch, micro, mesh.data_degree());
-  for (int64_t j = 0; j < count; ++j) {
-    const int64_t sequence = (j * mesh.data_degree() + mesh.data_rank()) * micro;
-    const int64_t offset = (step * in.batch + sequence) * in.sequence;
-    list.push_back({micro, in.sequence, in.tokens.data() + offset, in.labels.data() + offset,
-                    in.positions.data() + offset, in.has_documents ? in.document_start.data() + offset : nullptr});
-  }
-  return list;
-}
-
 // Reads a rank's flight recorder step by step.
 class TrafficMeter {
  public:

@@ -8,23 +8,16 @@
 #include "core/config/config.h"
 #include "core/device/allocator.h"
 #include "launcher/global_tensors.h"
+#include "launcher/step_tokens.h"
 #include "parallel/comm/flight_recorder.h"
 #include "parallel/comm/thread_world.h"
 #include "parallel/mesh.h"
 
 namespace trireme {
 
-// The tokens of some steps, the same whatever the layout. All arrays i32 [steps, batch, sequence].
-struct LayoutInput {
-  int64_t steps = 0;
-  int64_t batch = 0;
-  int64_t sequence = 0;
-  bool has_documents = false;  // attention stays inside them
-  std::vector<int32_t> tokens;
-  std::vector<int32_t> labels;  // a tenth doesn't count, and from 4 sequences on all of one
-  std::vector<int32_t> positions;
-  std::vector<int32_t> document_start;
-};
+// The tokens of some steps, the same whatever the layout. A tenth of the labels doesn't count, and from 4 sequences on all of
+// one.
+using LayoutInput = StepTokens;
 LayoutInput make_layout_input(const Config& config, int64_t steps, uint64_t seed);
 
 // The calls of one kind that a rank made in one step.

@@ -9,24 +9,13 @@
 #include "core/formats/safetensors.h"
 #include "core/ops/elementwise.h"
 #include "launcher/rank_model.h"
+#include "launcher/step_tokens.h"
 #include "optim/learning_rate.h"
 #include "parallel/resolve.h"
 
 namespace trireme {
 
 namespace {
-
-// The whole tokens file, checked. All arrays i32 [steps, batch, sequence].
-struct ProbeTokens {
-  int64_t steps = 0;
-  int64_t batch = 0;
-  int64_t sequence = 0;
-  bool has_documents = false;
-  std::vector<int32_t> tokens;
-  std::vector<int32_t> labels;
-  std::vector<int32_t> positions;
-  std::vector<int32_t> document_start;
-};
 
 std::vector<int32_t> read_ids(const SafetensorsReader& reader, const std::string& name,
                               const std::vector<int64_t>& shape, int64_t low, int64_t high, bool allow_ignored) {
@@ -53,9 +42,10 @@ std::vector<int32_t> read_ids(const SafetensorsReader& reader, const std::string
   return ids;
 }
 
-ProbeTokens read_tokens(const std::string& path, const ModelConfig& model) {
+// The whole tokens file, checked.
+StepTokens read_tokens(const std::string& path, const ModelConfig& model) {
   const SafetensorsReader reader(path);
-  ProbeTokens t;
+  StepTokens t;
   const std::vector<int64_t> shape = reader.spec("input_ids").shape;
   if (shape.size() != 3 || shape[0] < 1 || shape[1] < 1 || shape[2] < 1) {
     throw DataError({.what = "input_ids of the tokens file has another shape",
@@ -91,22 +81,9 @@ ProbeTokens read_tokens(const std::string& path, const ModelConfig& model) {
   return t;
 }
 
-// Microbatch j of data rank d holds the sequences (j·DP + d)·micro … of a step.
-std::vector<HostMicrobatch> microbatches_of(const ProbeTokens& t, int64_t step, int64_t micro, const Mesh& mesh) {
-  std::vector<HostMicrobatch> list;
-  const int64_t count = resolve_microbatches(t.batch, micro, mesh.data_degree());
-  for (int64_t j = 0; j < count; ++j) {
-    const int64_t sequence = (j * mesh.data_degree() + mesh.data_rank()) * micro;
-    const int64_t offset = (step * t.batch + sequence) * t.sequence;
-    list.push_back({micro, t.sequence, t.tokens.data() + offset, t.labels.data() + offset, t.positions.data() + offset,
-                    t.has_documents ? t.document_start.data() + offset : nullptr});
-  }
-  return list;
-}
-
 // Logits of the first step, gathered: f32 [B, T, V] on every rank's host. Each logit lies on one pipeline stage and one
 // tensor rank; the others add zeros.
-std::vector<float> gather_logits(RankContext& rank, RankModel& model, const ProbeTokens& t, int64_t micro) {
+std::vector<float> gather_logits(RankContext& rank, RankModel& model, const StepTokens& t, int64_t micro) {
   const int64_t vocab = model.model.config().vocab_size;
   std::vector<float> all(static_cast<size_t>(t.batch * t.sequence * vocab), 0.0f);
   const std::vector<HostMicrobatch> microbatches = microbatches_of(t, 0, micro, rank.mesh());
@@ -144,7 +121,7 @@ Config probe_config(const ProbeOptions& options, const std::vector<std::string>&
 }
 
 void probe(RankContext& rank, const Config& config, const ProbeOptions& options) {
-  const ProbeTokens tokens = read_tokens(options.tokens, config.model);
+  const StepTokens tokens = read_tokens(options.tokens, config.model);
   const int64_t steps = options.steps > 0 ? std::min(options.steps, tokens.steps) : tokens.steps;
   const int64_t micro = std::min(config.batch.micro, tokens.batch / rank.mesh().data_degree());
   resolve_microbatches(tokens.batch, std::max<int64_t>(1, micro), rank.mesh().data_degree());

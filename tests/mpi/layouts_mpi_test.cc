@@ -38,16 +38,6 @@ void perturb(RankContext& rank, Transformer& model) {
   }
 }
 
-std::vector<HostMicrobatch> microbatches_of(const LayoutInput& in, int64_t step, int64_t micro, const Mesh& mesh) {
-  std::vector<HostMicrobatch> list;
-  for (int64_t i = mesh.data_rank() * micro; i < in.batch; i += mesh.data_degree() * micro) {
-    const int64_t at = (step * in.batch + i) * in.sequence;
-    list.push_back({micro, in.sequence, in.tokens.data() + at, in.labels.data() + at, in.positions.data() + at,
-                    in.has_documents ? in.document_start.data() + at : nullptr});
-  }
-  return list;
-}
-
 // Every parameter of the model, on every rank, from what all of them hold. Elements that several ranks hold must have the
 // same bits there.
 GlobalTensors collect(RankContext& rank, const Config& config, const Transformer& model, Bucket::Buffer kind) {
