@@ -1,40 +1,61 @@
-// manifest.json of a checkpoint: where the run stands and a hash of every 4 MiB of every file. It is written last and
-// ends with a hash of itself; a directory without a valid one is no checkpoint.
+// manifest.json of a checkpoint: where the run stands, which file holds which boxes of which tensor, and a hash of every
+// 4 MiB of every file (README.md). It is written last and ends with a hash of itself; a directory without a valid one is
+// no checkpoint.
 #pragma once
 
 #include <cstdint>
 #include <string>
 #include <vector>
 
+#include "checkpoint/box.h"
+#include "core/formats/file_dtype.h"
+#include "core/formats/file_system.h"
+
 namespace trireme {
 
-inline constexpr int64_t kManifestVersion = 1;
+inline constexpr int64_t kManifestVersion = 2;
 inline constexpr int64_t kHashChunkBytes = int64_t{4} << 20;
 
-struct ManifestFile {
-  std::string name;
+// XXH3, 64 bits.
+uint64_t hash_bytes(const void* data, size_t bytes);
+std::string hash_text(uint64_t hash);  // 16 hexadecimal digits
+
+struct StoredFile {
+  std::string name;  // in the checkpoint's directory
   int64_t bytes = 0;
-  std::vector<std::string> chunk_hashes;  // XXH3 64-bit, hexadecimal, of each 4 MiB
+  std::vector<uint64_t> chunk_hashes;  // of each 4 MiB
+};
+
+struct StoredBox {
+  int64_t file = 0;    // index in Manifest::files
+  int64_t offset = 0;  // of its first byte, from the beginning of the file
+  Box box;
+};
+
+// A logical tensor. Its boxes don't overlap and cover it.
+struct StoredTensor {
+  std::string name;
+  FileDType dtype = FileDType::f32;
+  Shape shape;
+  std::vector<StoredBox> boxes;
+
+  int64_t bytes() const { return shape.numel() * file_dtype_bytes(dtype); }
 };
 
 struct Manifest {
-  int64_t step = 0;
-  int64_t consumed_samples = 0;
-  std::string config_yaml;
-  std::vector<ManifestFile> files;
+  int64_t step = 0;              // finished updates
+  int64_t consumed_samples = 0;  // sequences that they took; where the data continues
+  int64_t seed = 0;              // of every random number (Philox 4x32-10, a pure function of seed, name and step)
+  std::string layout;            // for people: "data 2 × tensor 4 = 8 ranks, zero 1"
+  std::string config_yaml;       // the resolved configuration
+  std::vector<StoredTensor> tensors;  // by name
+  std::vector<StoredFile> files;
 };
 
 // Writes DIR/manifest.json by rename. MachineError when that fails.
-void write_manifest(const std::string& dir, const Manifest& manifest);
-// DataError when it is missing, damaged, or of a newer format version.
+void write_manifest(FileSystem& files, const std::string& dir, const Manifest& manifest);
+// DataError that says what is wrong when it is missing, damaged, of another format version, or contradicts itself (a box
+// outside of its tensor or file, tensors not covered).
 Manifest read_manifest(const std::string& dir);
-
-// Size and hashes of a file.
-ManifestFile hash_file(const std::string& path);
-// DataError that names the file and the chunk when DIR/name is not what the manifest says.
-void check_file(const std::string& dir, const Manifest& manifest, const std::string& name);
-
-// Makes renames inside `dir` survive a crash of the machine.
-void flush_directory(const std::string& dir);
 
 }  // namespace trireme
