@@ -82,7 +82,7 @@ class SafetensorsReader {
 class SafetensorsWriter {
  public:
   SafetensorsWriter(const std::string& path, std::vector<TensorSpec> tensors,
-                    const std::map<std::string, std::string>& metadata = {});
+                    const std::map<std::string, std::string>& metadata = {}, FileSystem& files = local_files());
 
   // The next bytes of a tensor. REQUIRES: the name is in the list; no more than its size in all.
   void write(const std::string& name, std::span<const std::byte> bytes);

@@ -8,8 +8,8 @@ namespace trireme {
 using nlohmann::json;
 
 SafetensorsWriter::SafetensorsWriter(const std::string& path, std::vector<TensorSpec> tensors,
-                                     const std::map<std::string, std::string>& metadata)
-    : file_(path) {
+                                     const std::map<std::string, std::string>& metadata, FileSystem& files)
+    : file_(path, files) {
   std::stable_sort(tensors.begin(), tensors.end(), [](const TensorSpec& a, const TensorSpec& b) {
     return file_dtype_bytes(a.dtype) > file_dtype_bytes(b.dtype);
   });
