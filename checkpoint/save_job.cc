@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <filesystem>
 
-#include "checkpoint/hashed_file.h"
 #include "core/ops/elementwise.h"
 
 namespace trireme {
@@ -42,7 +41,7 @@ SaveJob::SaveJob(const SavePlan& plan, FileSystem& files, const std::string& dir
                  HostSlots& slots)
     : plan_(plan),
       files_(files),
-      path_((std::filesystem::path(directory) / plan.file_name()).string()),
+      directory_(directory),
       copies_(copies),
       slots_(slots) {
   copier_ = std::thread([this, ready = std::shared_ptr<Event>(compute.record())] { copy_all(*ready); });
@@ -114,7 +113,8 @@ void SaveJob::write_all() {
     }
   };
   attempt([&] {
-    file.emplace(files_, path_);
+    files_.make_directories(directory_);
+    file.emplace(files_, (std::filesystem::path(directory_) / plan_.file_name()).string());
     file->append(std::as_bytes(std::span<const char>(plan_.header())));
   });
   // After a failure the slots are still given back, so that the copier comes to its end.

@@ -15,6 +15,7 @@
 #include <optional>
 #include <thread>
 
+#include "checkpoint/hashed_file.h"
 #include "checkpoint/save_plan.h"
 #include "core/device/device.h"
 
@@ -43,7 +44,7 @@ class HostSlots {
 class SaveJob {
  public:
   // Starts to copy the state as the work queued on `compute` until now leaves it. `copies`: a stream of the same device
-  // that nobody else uses. All references outlive the job; `directory` exists.
+  // that nobody else uses. All references outlive the job.
   SaveJob(const SavePlan& plan, FileSystem& files, const std::string& directory, Stream& compute, Stream& copies,
           HostSlots& slots);
   ~SaveJob();  // waits for the threads
@@ -73,7 +74,7 @@ class SaveJob {
 
   const SavePlan& plan_;
   FileSystem& files_;
-  const std::string path_;
+  const std::string directory_;
   Stream& copies_;
   HostSlots& slots_;
 

@@ -1,4 +1,4 @@
-#include "parallel/comm/gather_texts.h"
+#include "parallel/comm/texts.h"
 
 namespace trireme {
 
@@ -31,6 +31,15 @@ std::vector<std::string> gather_texts(Communicator& world, Stream& stream, const
   }
   if (!transfers.empty()) world.send_recv(std::move(transfers), stream)->wait(stream);
   return texts;
+}
+
+std::string broadcast_text(Communicator& world, Stream& stream, std::string text, int root) {
+  if (world.size() == 1) return text;
+  auto length = static_cast<int64_t>(text.size());
+  world.broadcast(Tensor::borrow(&length, {1}, DType::i64), root, stream)->wait(stream);
+  text.resize(static_cast<size_t>(length));
+  if (length > 0) world.broadcast(bytes_of(text), root, stream)->wait(stream);
+  return text;
 }
 
 }  // namespace trireme
