@@ -22,12 +22,11 @@ constexpr int64_t kStretch = int64_t{4} << 20;  // elements that are read at a t
 }
 
 // Elements [begin, end) of this rank's part of the parameter; padding is zero.
-std::vector<float> read_part(const CheckpointReader& reader, const StoredTensor& tensor, const Parameter& parameter,
-                             int64_t begin, int64_t end) {
+std::vector<float> read_part(const ReadBox& read_box, const Parameter& parameter, int64_t begin, int64_t end) {
   std::vector<float> stored(static_cast<size_t>(end - begin));
   int64_t count = 0;
   for (const Box& box : boxes_of(parameter, begin, end)) {
-    reader.read(tensor, box, std::span(stored).subspan(static_cast<size_t>(count), static_cast<size_t>(box.numel())));
+    read_box(parameter, box, std::span(stored).subspan(static_cast<size_t>(count), static_cast<size_t>(box.numel())));
     count += box.numel();
   }
   if (count == end - begin) return stored;
@@ -41,26 +40,31 @@ std::vector<float> read_part(const CheckpointReader& reader, const StoredTensor&
 }
 
 void load_buffer(const CheckpointReader& reader, Stream& stream, Bucket& bucket, Bucket::Buffer buffer) {
+  load_shard(stream, bucket, buffer, [&](const Parameter& parameter, const Box& box, std::span<float> out) {
+    reader.read(reader.tensor(state_tensor_name(buffer, parameter.name)), box, out);
+  });
+}
+
+}  // namespace
+
+void load_shard(Stream& stream, Bucket& bucket, Bucket::Buffer buffer, const ReadBox& read_box) {
   for (const BucketSegment& segment : bucket.segments()) {
     const int64_t first = std::max(bucket.shard_begin(), segment.begin);
     const int64_t last = std::min(bucket.shard_end(), segment.end);
-    const StoredTensor& tensor = reader.tensor(state_tensor_name(buffer, segment.parameter->name));
     for (int64_t at = first; at < last; at += kStretch) {
       const int64_t end = std::min(last, at + kStretch);
-      const auto values =
-          read_part(reader, tensor, *segment.parameter, at - segment.begin, end - segment.begin);
+      const auto values = read_part(read_box, *segment.parameter, at - segment.begin, end - segment.begin);
       bucket.store(stream, buffer, at, end - at, values.data());
     }
   }
 }
 
-}  // namespace
-
 void check_same_model(const CheckpointReader& reader, const std::vector<Parameter>& parameters) {
   std::set<std::string> names;
   for (const Parameter& parameter : parameters) {
     names.insert(parameter.name);
-    if (!reader.contains(parameter.name)) fail_other_model(reader, "it has no " + parameter.name, parameter.shape.str(), "");
+    if (!reader.contains(parameter.name))
+      fail_other_model(reader, "it has no " + parameter.name, parameter.shape.str(), "");
     const StoredTensor& tensor = reader.tensor(parameter.name);
     if (!(tensor.shape == parameter.shape)) {
       fail_other_model(reader, parameter.name + " has another shape", parameter.shape.str(), tensor.shape.str());

@@ -5,6 +5,8 @@
 // Errors: DataError when the checkpoint is of another model, lacks something or is damaged; the state is then undefined.
 #pragma once
 
+#include <functional>
+#include <span>
 #include <vector>
 
 #include "checkpoint/reader.h"
@@ -18,6 +20,11 @@ enum class StateParts : uint8_t { weights, everything };
 // states get them.
 void load_checkpoint(const CheckpointReader& reader, Stream& stream, const std::vector<Parameter>& parameters,
                      const std::vector<Bucket*>& buckets, StateParts parts);
+
+// The elements of a box of a parameter, row-major, from wherever they are stored.
+using ReadBox = std::function<void(const Parameter&, const Box&, std::span<float>)>;
+// Fills one buffer of this rank's shard of a bucket: its boxes are read in ascending order, at most 16 MiB at a time.
+void load_shard(Stream& stream, Bucket& bucket, Bucket::Buffer buffer, const ReadBox& read_box);
 
 // DataError that says how, where the checkpoint's weights aren't those of this model.
 void check_same_model(const CheckpointReader& reader, const std::vector<Parameter>& parameters);

@@ -45,8 +45,7 @@ LoadedModel load_from_hugging_face(Stream& stream, const std::string& path) {
   loaded.context = std::min<int64_t>(config.max_positions, 4096);
   loaded.model = std::make_unique<Transformer>(
       stream, config, Transformer::Options{.max_sequence = loaded.context, .with_optimizer_states = false});
-  load_hugging_face(SafetensorsReader(path), hugging_face_names(config),
-                    ModelState(stream, model_parameters(config), loaded.model->parameters()));
+  load_hugging_face(SafetensorsReader(path), hugging_face_names(config), stream, loaded.model->buckets());
   const bool has_tokenizer =
       fs::exists(fs::path(path) / "tokenizer.model") || fs::exists(fs::path(path) / "tokenizer.json");
   if (!has_tokenizer && config.vocab_size != 256) {

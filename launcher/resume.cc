@@ -84,7 +84,7 @@ void start_from_weights(RankContext& rank, const Config& config, RankModel& mode
     RunStart of_the_weights;
     load_named(rank, model, *checkpoint, StateParts::weights, of_the_weights);
   } else {
-    load_hugging_face(SafetensorsReader(path), hugging_face_names(config.model), model.state);
+    load_hugging_face(SafetensorsReader(path), hugging_face_names(config.model), rank.stream(), model.model.buckets());
   }
   logger.info("starting from the weights in " + path);
 }
@@ -118,7 +118,8 @@ RunStart load_run_start(RankContext& rank, const Config& config, RankModel& mode
   model.step.weights_changed();
   if (rank.is_main()) {
     for (const std::string& path : set_aside_later_checkpoints(local_files(), config.run.dir, start.step, from)) {
-      logger.warn("this run goes on from step " + std::to_string(start.step) + "; a later checkpoint is set aside: " + path);
+      logger.warn("this run goes on from step " + std::to_string(start.step) +
+                  "; a later checkpoint is set aside: " + path);
     }
   }
   return start;
