@@ -5,8 +5,9 @@
 #include <filesystem>
 #include <numeric>
 
-#include "checkpoint/checkpoint.h"
+#include "checkpoint/directory.h"
 #include "checkpoint/hugging_face.h"
+#include "checkpoint/load.h"
 #include "core/config/load.h"
 #include "core/data/tokenizer.h"
 #include "core/error.h"
@@ -27,12 +28,13 @@ struct LoadedModel {
 };
 
 LoadedModel load_from_checkpoint(Stream& stream, const std::string& path) {
-  const Config config = parse_config(read_checkpoint_state(path).config_yaml, path + "/manifest.json");
+  const CheckpointReader reader(path);
+  const Config config = parse_config(reader.manifest().config_yaml, path + "/manifest.json");
   LoadedModel loaded;
   loaded.context = config.data.sequence_length;
   loaded.model = std::make_unique<Transformer>(
       stream, config.model, Transformer::Options{.max_sequence = loaded.context, .with_optimizer_states = false});
-  load_checkpoint(path, ModelState(stream, model_parameters(config.model), loaded.model->parameters()));
+  load_checkpoint(reader, stream, model_parameters(config.model), loaded.model->buckets(), StateParts::weights);
   loaded.tokenizer = make_tokenizer(config.data.tokenizer);
   return loaded;
 }
