@@ -56,7 +56,9 @@ const Layout kLayouts[kNumLayouts] = {
     {"one_rank_that_waits", 1, {"checkpoint.async=false"}},
     {"data2_zero1", 2, {"parallel.zero=1", "checkpoint.every=2"}},
     {"data3_zero3", 3, {"parallel.zero=3", "batch.global=6", "batch.micro=1"}},
-    {"tensor2_pipeline2", 4, {"parallel.tensor=2", "parallel.pipeline=2"}},
+    {"tensor2_pipeline2",
+     4,
+     {"parallel.tensor=2", "parallel.pipeline=2", "model.num_attention_heads=2", "model.num_key_value_heads=2"}},
 };
 
 // What stands in the directory of checkpoints.
