@@ -1,5 +1,6 @@
 #include "checkpoint/saver.h"
 
+#include <chrono>
 #include <filesystem>
 
 #include "checkpoint/directory.h"
@@ -83,8 +84,7 @@ void CheckpointSaver::rehearse() {
 
 void CheckpointSaver::begin(const CheckpointState& state, Stream& compute) {
   if (in_flight()) collect();
-  take_commit();
-  failed_ = false;
+  report(take_commit());
   state_ = state;
   const std::string directory = temporary_of(path_of(state.step));
   // Rank 0 has removed an older attempt's files before anybody writes. Where it can't, writing fails, and says why.
@@ -155,24 +155,28 @@ CheckpointSaver::Outcome CheckpointSaver::commit(const std::vector<std::string>&
   return outcome;
 }
 
-// On rank 0: waits for the commit and reports its problem.
-void CheckpointSaver::take_commit() {
-  if (!commit_.valid()) return;
+// On rank 0: waits for the commit; says why the checkpoint was not saved.
+std::string CheckpointSaver::take_commit() {
+  if (!commit_.valid()) return {};
   const Outcome outcome = commit_.get();
-  if (!outcome.saved) failed_ = true;
-  if (outcome.problem.empty() || !options_.warn) return;
-  options_.warn((outcome.saved ? "an old checkpoint could not be deleted: "
-                               : "the checkpoint of step " + std::to_string(state_.step) + " was not saved: ") +
-                outcome.problem);
+  if (!outcome.saved) {
+    return "the checkpoint of step " + std::to_string(state_.step) + " was not saved: " + outcome.problem;
+  }
+  if (!outcome.problem.empty()) report("an old checkpoint could not be deleted: " + outcome.problem);
+  return {};
 }
 
-bool CheckpointSaver::settle() {
+void CheckpointSaver::report(const std::string& problem) const {
+  if (!problem.empty() && options_.warn) options_.warn(problem);
+}
+
+void CheckpointSaver::report_finished() {
+  if (commit_.valid() && commit_.wait_for(std::chrono::seconds(0)) == std::future_status::ready) report(take_commit());
+}
+
+std::string CheckpointSaver::settle() {
   if (in_flight()) collect();
-  take_commit();
-  int64_t failed = failed_ ? 1 : 0;
-  failed_ = false;
-  world_.broadcast(Tensor::borrow(&failed, {1}, DType::i64), /*root=*/0, host_stream_)->wait(host_stream_);
-  return failed == 0;
+  return broadcast_text(world_, host_stream_, take_commit(), /*root=*/0);
 }
 
 }  // namespace trireme

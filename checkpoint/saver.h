@@ -38,7 +38,7 @@ class CheckpointSaver {
     int64_t keep_last = 0;                         // prune_checkpoints
     int64_t keep_every = 0;
     FileSystem* files = &local_files();
-    // Called on rank 0 with what went wrong; may be empty.
+    // Called on rank 0 with what went wrong in a save behind the training; may be empty.
     std::function<void(const std::string&)> warn = {};
   };
 
@@ -64,9 +64,11 @@ class CheckpointSaver {
   void wait_copied(Stream& compute);
   // When no rank is writing any more: the rest happens on rank 0, behind the next steps. Collective.
   void collect();
-  // Waits until the save is in its place; false when it failed. Collective.
-  bool settle();
+  // Waits until the save is in its place. Says on every rank why it failed, if it did; it is not reported else. Collective.
+  std::string settle();
 
+  // Reports how the last save ended as soon as it has; call now and then.
+  void report_finished();
   // Where the checkpoint of this step lies, once it is settled.
   std::string path_of(int64_t step) const;
   int64_t file_bytes() const { return plan_.file_bytes(); }  // that this rank writes
@@ -79,7 +81,8 @@ class CheckpointSaver {
 
   Outcome commit(const std::vector<std::string>& shares) const;
   void put_in_place(const std::vector<std::string>& shares) const;
-  void take_commit();
+  std::string take_commit();
+  void report(const std::string& problem) const;
 
   SavePlan plan_;
   Communicator& world_;
@@ -90,7 +93,6 @@ class CheckpointSaver {
   CheckpointState state_;  // of the save in flight
   std::unique_ptr<SaveJob> job_;
   std::future<Outcome> commit_;  // on rank 0
-  bool failed_ = false;          // known on rank 0
 };
 
 }  // namespace trireme

@@ -130,13 +130,16 @@ void Trainer::begin_save(int64_t finished_steps) {
 }
 
 void Trainer::settle_save(int64_t finished_steps, bool must_succeed) {
-  bool saved = false;
-  held_up_by_saving([&] { saved = saver_->settle(); });
-  if (saved || !must_succeed) return;
-  throw MachineError({.what = "the run ended after step " + std::to_string(finished_steps) +
-                              ", but its last checkpoint could not be saved; the reason stands above",
+  std::string problem;
+  held_up_by_saving([&] { problem = saver_->settle(); });
+  if (problem.empty()) return;
+  if (!must_succeed) {
+    if (rank_.is_main()) logger_.warn(problem);
+    return;
+  }
+  throw MachineError({.what = "the run ends with its last steps unsaved; " + problem,
                       .where = saver_->path_of(finished_steps),
-                      .hint = "the same command, which continues from the newest checkpoint"});
+                      .hint = "the same command again, which continues from the newest checkpoint"});
 }
 
 void Trainer::held_up_by_saving(const std::function<void()>& work) {
@@ -230,6 +233,7 @@ StepMetrics Trainer::finish_step(double peak) {
 void Trainer::report(StepMetrics metrics) {
   metrics.time = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
   metrics.checkpoint_seconds = std::exchange(saving_seconds_, 0.0);
+  saver_->report_finished();
   reporter_->step(metrics);
 }
 
