@@ -286,10 +286,12 @@ void Trainer::train(const StopSignal& stop) {
     if (evaluation_due) metrics.valid_loss = evaluate();
     if (save_due || stop_asked_) begin_save(step + 1);
     if (trace_ends || stop_asked_ || last) finish_trace(profiler);
+    // The row comes before the checkpoint is in its place: a run that is killed between the two writes the row again, while
+    // one the other way round would go on behind a row that is nowhere.
+    report(metrics);
     const bool ends = last || stop_asked_;
     if (ends || (save_due && !config_.checkpoint.async)) settle_save(step + 1, /*must_succeed=*/ends);
     last_finish_ = Clock::now();
-    report(metrics);
   }
   if (finished_steps_ < config_.run.steps) {
     reporter_->end(RunState::stopped, finished_steps_, "a signal asked for it", 0);
