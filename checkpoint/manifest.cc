@@ -226,6 +226,14 @@ void add_share(Manifest& manifest, const std::string& share) {
   }
 }
 
+void check_cover(const Manifest& manifest) {
+  try {
+    for (const StoredTensor& tensor : manifest.tensors) require_cover(tensor);
+  } catch (const BadManifest& bad) {
+    throw BugError({.what = "a checkpoint was not written whole: " + bad.what});
+  }
+}
+
 uint64_t hash_bytes(const void* data, size_t bytes) { return XXH3_64bits(data, bytes); }
 
 std::string hash_text(uint64_t hash) {

@@ -24,12 +24,12 @@ Tensor buffer_of(Bucket& bucket, Bucket::Buffer buffer) {
   }
 }
 
-// The part of the bucket that this rank writes; `ordinal` is the bucket's number.
+// The part of the bucket that this rank writes.
 struct Range {
   int64_t begin = 0;
   int64_t end = 0;
 };
-Range written_by(const Bucket& bucket, int64_t ordinal, const Mesh& mesh) {
+Range written_by(const Bucket& bucket, const Mesh& mesh) {
   AxisSet copies = AxisSet{Axis::tensor, Axis::context, Axis::data_replica}.without(bucket.split_axes());
   if (bucket.stage() == 0) copies.insert(Axis::data_shard);
   const int64_t in_stage = mesh.group_size(copies);
@@ -39,7 +39,10 @@ Range written_by(const Bucket& bucket, int64_t ordinal, const Mesh& mesh) {
 
   const int64_t n = bucket.shard_end() - bucket.shard_begin();
   const int64_t writers = std::clamp<int64_t>(n / kLeast, 1, num_copies);
-  const int64_t writer = (copy + ordinal) % num_copies;
+  // The same turn on all ranks that hold the bucket, whatever else they hold.
+  const std::string& name = bucket.segments().front().parameter->name;
+  const auto turn = static_cast<int64_t>(hash_bytes(name.data(), name.size()) % static_cast<uint64_t>(num_copies));
+  const int64_t writer = (copy + turn) % num_copies;
   if (writer >= writers) return {};
   const auto bound = [&](int64_t i) {
     return i == writers ? bucket.shard_end() : bucket.shard_begin() + n * i / writers / kAlignment * kAlignment;
@@ -71,10 +74,9 @@ SavePlan::SavePlan(const std::vector<Bucket*>& buckets, const Mesh& mesh) {
   char name[40];
   std::snprintf(name, sizeof name, "rank-%05lld.safetensors", static_cast<long long>(mesh.rank()));
   file_name_ = name;
-  int64_t ordinal = 0;
   for (Bucket* bucket : buckets) {
     if (bucket->values_of() != nullptr) continue;
-    const Range range = written_by(*bucket, ordinal++, mesh);
+    const Range range = written_by(*bucket, mesh);
     if (range.begin >= range.end) continue;
     for (const Bucket::Buffer buffer : kStateBuffers) {
       if (buffer_of(*bucket, buffer).defined()) add({bucket, buffer, range.begin, range.end});

@@ -126,6 +126,7 @@ void CheckpointSaver::put_in_place(const std::vector<std::string>& shares) const
   manifest.layout = state_.layout;
   manifest.config_yaml = state_.config_yaml;
   for (const std::string& share : shares) add_share(manifest, share.substr(1));
+  check_cover(manifest);
   write_manifest(files, temporary, manifest);
   files.sync_directory(temporary);
   files.rename(temporary, path);
