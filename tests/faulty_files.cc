@@ -59,7 +59,6 @@ class FaultyFiles::File : public OutputFile {
   }
   void sync() override {
     owner_.begin("sync", path_);
-    file_->sync();
     owner_.set_dirty(path_, false);
   }
   void close() override {
@@ -151,10 +150,11 @@ std::unique_ptr<OutputFile> FaultyFiles::create(const std::string& path) {
 
 void FaultyFiles::make_directories(const std::string& path) {
   begin("make_directories", path);
-  const bool is_new = !fs::exists(path);
+  std::vector<std::string> missing;
+  for (fs::path at = path; !at.empty() && !fs::exists(at); at = at.parent_path()) missing.push_back(at);
   files_.make_directories(path);
   const std::lock_guard lock(mutex_);
-  if (is_new) new_names_.push_back({path, "", std::nullopt});
+  for (auto at = missing.rbegin(); at != missing.rend(); ++at) new_names_.push_back({*at, "", std::nullopt});
 }
 
 void FaultyFiles::rename(const std::string& from, const std::string& to) {
@@ -181,7 +181,7 @@ void FaultyFiles::remove(const std::string& path) {
 
 void FaultyFiles::sync_directory(const std::string& path) {
   begin("sync_directory", path);
-  files_.sync_directory(path);
+  if (!fs::is_directory(path)) files_.sync_directory(path);  // says what is wrong
   const std::lock_guard lock(mutex_);
   std::erase_if(new_names_, [&](const NewName& name) { return fs::path(name.path).parent_path() == fs::path(path); });
 }

@@ -1,5 +1,6 @@
 // A file system for tests that fails where it is told to. It numbers the operations that pass through it from 1 on (create,
-// write, sync, close, rename, remove, make_directories, sync_directory) and hands them on to another one.
+// write, sync, close, rename, remove, make_directories, sync_directory) and hands them on to another one. Syncs are only
+// noted (lose_unsynced): real ones would take most of a test's time.
 //
 // A test runs its code once to learn how many operations there are, then again for each of them:
 //   for (int64_t k = 1; k <= num_operations; ++k) { FaultyFiles files; files.fail_at(k, ENOSPC); … }
