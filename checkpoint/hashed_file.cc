@@ -7,11 +7,15 @@ namespace trireme {
 
 HashedFile::HashedFile(FileSystem& files, const std::string& path) : file_(files.create(path)) {
   stored_.name = std::filesystem::path(path).filename().string();
-  chunk_.reserve(static_cast<size_t>(kHashChunkBytes));
 }
 
 void HashedFile::append(std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
+    if (chunk_.empty() && std::ssize(bytes) >= kHashChunkBytes) {
+      write(bytes.first(static_cast<size_t>(kHashChunkBytes)));
+      bytes = bytes.subspan(static_cast<size_t>(kHashChunkBytes));
+      continue;
+    }
     const size_t count = std::min(bytes.size(), static_cast<size_t>(kHashChunkBytes) - chunk_.size());
     chunk_.insert(chunk_.end(), bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(count));
     bytes = bytes.subspan(count);
@@ -20,11 +24,14 @@ void HashedFile::append(std::span<const std::byte> bytes) {
 }
 
 void HashedFile::flush() {
-  if (chunk_.empty()) return;
-  stored_.chunk_hashes.push_back(hash_bytes(chunk_.data(), chunk_.size()));
-  file_->write_at(stored_.bytes, chunk_);
-  stored_.bytes += static_cast<int64_t>(chunk_.size());
+  if (!chunk_.empty()) write(chunk_);
   chunk_.clear();
+}
+
+void HashedFile::write(std::span<const std::byte> chunk) {
+  stored_.chunk_hashes.push_back(hash_bytes(chunk.data(), chunk.size()));
+  file_->write_at(stored_.bytes, chunk);
+  stored_.bytes += std::ssize(chunk);
 }
 
 StoredFile HashedFile::finish() {

@@ -1,4 +1,5 @@
-// A file of a checkpoint while it is written: from front to back, in chunks of 4 MiB that are hashed on the way.
+// A file of a checkpoint while it is written: from front to back, in chunks of 4 MiB that are hashed on the way. Bytes that
+// come as whole chunks are not copied.
 //
 // Thread safety: one thread. Errors: MachineError of the FileSystem.
 #pragma once
@@ -22,6 +23,7 @@ class HashedFile {
 
  private:
   void flush();
+  void write(std::span<const std::byte> chunk);
 
   std::unique_ptr<OutputFile> file_;
   StoredFile stored_;

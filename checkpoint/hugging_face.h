@@ -13,7 +13,7 @@
 namespace trireme {
 
 // Fills the weights of this rank's shards from the safetensors of a Hugging Face directory: each rank reads the boxes that
-// it holds, at most 16 MiB at a time. Values that a rank keeps outside of its shard come from the other ranks afterwards,
+// it holds, at most 4 MiB at a time. Values that a rank keeps outside of its shard come from the other ranks afterwards,
 // as after load_checkpoint (checkpoint/load.h). DataError that names the tensor and its file, before anything is filled,
 // when one is missing, has another shape, or is none of this model's.
 void load_hugging_face(const SafetensorsReader& reader, const NameMap& map, Stream& stream,

@@ -10,7 +10,7 @@ namespace trireme {
 
 namespace {
 
-constexpr int64_t kStretch = int64_t{4} << 20;  // elements that are read at a time
+constexpr int64_t kStretch = int64_t{1} << 20;  // elements that are read at a time: they stay in the cache
 
 [[noreturn]] void fail_other_model(const CheckpointReader& reader, const std::string& what, const std::string& expected,
                                    const std::string& found) {
@@ -21,23 +21,35 @@ constexpr int64_t kStretch = int64_t{4} << 20;  // elements that are read at a t
                    .hint = "the model section that `trireme checkpoint inspect` shows"});
 }
 
-// Elements [begin, end) of this rank's part of the parameter; padding is zero.
-std::vector<float> read_part(const ReadBox& read_box, const Parameter& parameter, int64_t begin, int64_t end) {
-  std::vector<float> stored(static_cast<size_t>(end - begin));
-  int64_t count = 0;
-  for (const Box& box : boxes_of(parameter, begin, end)) {
-    read_box(parameter, box, std::span(stored).subspan(static_cast<size_t>(count), static_cast<size_t>(box.numel())));
-    count += box.numel();
+// Parts of parameters on their way from a file, in memory that is used again and again.
+class PartReader {
+ public:
+  explicit PartReader(const ReadBox& read_box) : read_box_(read_box) {}
+
+  // Elements [begin, end) of this rank's part of the parameter; padding is zero. Valid until the next call.
+  const float* read(const Parameter& parameter, int64_t begin, int64_t end) {
+    const auto n = static_cast<size_t>(end - begin);
+    stored_.resize(std::max(n, stored_.size()));
+    int64_t count = 0;
+    for (const Box& box : boxes_of(parameter, begin, end)) {
+      const auto numel = static_cast<size_t>(box.numel());
+      read_box_(parameter, box, std::span(stored_).subspan(static_cast<size_t>(count), numel));
+      count += box.numel();
+    }
+    if (count == end - begin) return stored_.data();
+    local_.assign(n, 0.0f);
+    const float* next = stored_.data();
+    parameter.part.for_each_run(parameter.shape, begin, end, [&](int64_t to, int64_t, int64_t run) {
+      std::copy_n(next, run, local_.data() + (to - begin));
+      next += run;
+    });
+    return local_.data();
   }
-  if (count == end - begin) return stored;
-  std::vector<float> local(stored.size());
-  const float* next = stored.data();
-  parameter.part.for_each_run(parameter.shape, begin, end, [&](int64_t to, int64_t, int64_t n) {
-    std::copy_n(next, n, local.data() + (to - begin));
-    next += n;
-  });
-  return local;
-}
+
+ private:
+  const ReadBox& read_box_;
+  std::vector<float> stored_, local_;
+};
 
 void load_buffer(const CheckpointReader& reader, Stream& stream, Bucket& bucket, Bucket::Buffer buffer) {
   load_shard(stream, bucket, buffer, [&](const Parameter& parameter, const Box& box, std::span<float> out) {
@@ -48,13 +60,14 @@ void load_buffer(const CheckpointReader& reader, Stream& stream, Bucket& bucket,
 }  // namespace
 
 void load_shard(Stream& stream, Bucket& bucket, Bucket::Buffer buffer, const ReadBox& read_box) {
+  PartReader part(read_box);
   for (const BucketSegment& segment : bucket.segments()) {
     const int64_t first = std::max(bucket.shard_begin(), segment.begin);
     const int64_t last = std::min(bucket.shard_end(), segment.end);
     for (int64_t at = first; at < last; at += kStretch) {
       const int64_t end = std::min(last, at + kStretch);
-      const auto values = read_part(read_box, *segment.parameter, at - segment.begin, end - segment.begin);
-      bucket.store(stream, buffer, at, end - at, values.data());
+      const float* values = part.read(*segment.parameter, at - segment.begin, end - segment.begin);
+      bucket.store(stream, buffer, at, end - at, values);
     }
   }
 }

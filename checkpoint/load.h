@@ -23,7 +23,7 @@ void load_checkpoint(const CheckpointReader& reader, Stream& stream, const std::
 
 // The elements of a box of a parameter, row-major, from wherever they are stored.
 using ReadBox = std::function<void(const Parameter&, const Box&, std::span<float>)>;
-// Fills one buffer of this rank's shard of a bucket: its boxes are read in ascending order, at most 16 MiB at a time.
+// Fills one buffer of this rank's shard of a bucket: its boxes are read in ascending order, at most 4 MiB at a time.
 void load_shard(Stream& stream, Bucket& bucket, Bucket::Buffer buffer, const ReadBox& read_box);
 
 // DataError that says how, where the checkpoint's weights aren't those of this model.

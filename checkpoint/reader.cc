@@ -15,6 +15,8 @@ namespace trireme {
 
 namespace {
 
+constexpr int64_t kChunksAhead = 8;
+
 // A file of the checkpoint, mapped; of each chunk, whether its hash was found right.
 struct CheckedFile {
   explicit CheckedFile(const std::string& path, const StoredFile& stored)
@@ -71,6 +73,10 @@ CheckedFile open_file(const std::string& dir, const StoredFile& stored) {
 void check_chunk(const Manifest& manifest, int64_t index, const CheckedFile& file, int64_t chunk) {
   std::atomic<bool>& checked = file.checked[static_cast<size_t>(chunk)];
   if (checked.load(std::memory_order_relaxed)) return;
+  // This chunk comes while the ones after it are on their way.
+  const int64_t place = chunk * kHashChunkBytes;
+  file.mapped.prefetch(place + kChunksAhead * kHashChunkBytes, kHashChunkBytes);
+  file.mapped.populate(place, kHashChunkBytes);
   const auto bytes = file.chunk(chunk);
   const uint64_t found = hash_bytes(bytes.data(), bytes.size());
   const uint64_t expected = manifest.files[static_cast<size_t>(index)].chunk_hashes[static_cast<size_t>(chunk)];

@@ -1,23 +1,16 @@
 #include "checkpoint/save_job.h"
 
 #include <algorithm>
+#include <cstring>
 #include <filesystem>
+#include <functional>
 
 #include "core/ops/elementwise.h"
 
 namespace trireme {
 
-namespace {
-
-constexpr int64_t kSlotBytes = int64_t{16} << 20;
-constexpr int64_t kLeastSlotBytes = 4096;
-
-}  // namespace
-
-HostSlots::HostSlots(Stream& stream, int64_t budget_bytes)
-    : stream_(stream),
-      slot_bytes_(std::clamp(budget_bytes / 2, kLeastSlotBytes, kSlotBytes)),
-      num_left_(std::max<int64_t>(2, budget_bytes / slot_bytes_)) {}
+HostSlots::HostSlots(Stream& stream, int64_t slot_bytes, int64_t budget_bytes)
+    : stream_(stream), slot_bytes_(slot_bytes), num_left_(std::max<int64_t>(2, budget_bytes / slot_bytes)) {}
 
 Tensor HostSlots::take() {
   std::unique_lock lock(mutex_);
@@ -64,26 +57,49 @@ bool SaveJob::failed() const {
   return error_ != nullptr;
 }
 
+void SaveJob::hand_over(Chunk& chunk) {
+  if (chunk.bytes == 0) return;
+  chunk.copied = copies_.record();
+  std::lock_guard lock(mutex_);
+  queue_.push_back(std::move(chunk));
+  chunk = {};
+  changed_.notify_all();
+}
+
+// The header, then what of the pieces isn't padding. Elements don't straddle chunks: wider ones come first (SavePlan).
+void SaveJob::copy_pieces() {
+  Chunk chunk;
+  // Calls copy(offset, n, where to) for parts of `bytes` that fit into a slot.
+  const auto fill = [&](int64_t bytes, const std::function<void(int64_t, int64_t, void*)>& copy) {
+    for (int64_t done = 0; done < bytes && !failed();) {
+      if (!chunk.slot.defined()) chunk.slot = slots_.take();
+      const int64_t n = std::min(bytes - done, slots_.slot_bytes() - chunk.bytes);
+      copy(done, n, static_cast<std::byte*>(chunk.slot.raw()) + chunk.bytes);
+      chunk.bytes += n;
+      done += n;
+      if (chunk.bytes == slots_.slot_bytes()) hand_over(chunk);
+    }
+  };
+  const std::string& header = plan_.header();
+  fill(std::ssize(header), [&](int64_t from, int64_t n, void* to) { std::memcpy(to, header.data() + from, static_cast<size_t>(n)); });
+  for (const SavePiece& piece : plan_.pieces()) {
+    const Tensor elements = piece.elements();
+    const int64_t width = piece.width();
+    piece.for_each_stretch(piece.begin, piece.end, [&](int64_t first, int64_t count) {
+      fill(count * width, [&](int64_t from, int64_t n, void* to) {
+        const int64_t begin = first - piece.begin + from / width;
+        ops::copy_to_host(copies_, elements.slice(begin, begin + n / width), to);
+      });
+    });
+  }
+  hand_over(chunk);
+}
+
 void SaveJob::copy_all(const Event& ready) {
   std::unique_ptr<Event> last;
   try {
     copies_.wait(ready);
-    for (const SavePiece& piece : plan_.pieces()) {
-      const Tensor elements = piece.elements();
-      const int64_t step = slots_.slot_bytes() / piece.width();
-      for (int64_t at = 0; at < elements.numel() && !failed(); at += step) {
-        Copied copied;
-        copied.slot = slots_.take();
-        copied.piece = &piece;
-        copied.begin = piece.begin + at;
-        copied.end = piece.begin + std::min(elements.numel(), at + step);
-        ops::copy_to_host(copies_, elements.slice(at, copied.end - piece.begin), copied.slot.raw());
-        copied.event = copies_.record();
-        std::lock_guard lock(mutex_);
-        queue_.push_back(std::move(copied));
-        changed_.notify_all();
-      }
-    }
+    copy_pieces();
     last = copies_.record();
   } catch (...) {
     fail(std::current_exception());
@@ -92,14 +108,6 @@ void SaveJob::copy_all(const Event& ready) {
   all_copied_ = std::move(last);
   copier_done_ = true;
   changed_.notify_all();
-}
-
-void SaveJob::write(HashedFile& file, const Copied& copied) const {
-  const int64_t width = copied.piece->width();
-  const auto* bytes = static_cast<const std::byte*>(copied.slot.raw());
-  copied.piece->for_each_stretch(copied.begin, copied.end, [&](int64_t first, int64_t n) {
-    file.append({bytes + (first - copied.begin) * width, static_cast<size_t>(n * width)});
-  });
 }
 
 void SaveJob::write_all() {
@@ -115,19 +123,20 @@ void SaveJob::write_all() {
   attempt([&] {
     files_.make_directories(directory_);
     file.emplace(files_, (std::filesystem::path(directory_) / plan_.file_name()).string());
-    file->append(std::as_bytes(std::span<const char>(plan_.header())));
   });
   // After a failure the slots are still given back, so that the copier comes to its end.
   for (;;) {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] { return !queue_.empty() || copier_done_; });
     if (queue_.empty()) break;
-    Copied copied = std::move(queue_.front());
+    Chunk chunk = std::move(queue_.front());
     queue_.pop_front();
     lock.unlock();
-    attempt([&] { copied.event->synchronize(); });
-    attempt([&] { write(*file, copied); });
-    slots_.give_back(std::move(copied.slot));
+    attempt([&] { chunk.copied->synchronize(); });
+    attempt([&] {
+      file->append({static_cast<const std::byte*>(chunk.slot.raw()), static_cast<size_t>(chunk.bytes)});
+    });
+    slots_.give_back(std::move(chunk.slot));
   }
   StoredFile stored;
   attempt([&] { stored = file->finish(); });

@@ -1,9 +1,10 @@
-// One save of one rank: its state is copied to host memory while training computes, and written to a file behind that.
+// One save of one rank: its file is put together in host memory while training computes, and written behind that.
 //
-//   device ──(copier thread, stream of its own)──▶ slots of host memory ──(writer thread)──▶ hashed file
+//   device ──(copier thread, stream of its own)──▶ chunks of the file in host memory ──(writer thread)──▶ file
 //
-// Slots are taken in the order of the plan and given back when written, so that the memory is bounded: with few slots
-// the copies wait for the disk, and the next update waits for the copies.
+// The copier leaves the padding out, so that a slot holds 4 MiB of the file as they will stand there; the writer hashes and
+// writes them. Slots are given back when written, so that the memory is bounded: with few slots the copies wait for the
+// disk, and the next update waits for the copies.
 // Thread safety: the methods are called by the rank's thread.
 #pragma once
 
@@ -24,8 +25,8 @@ namespace trireme {
 // Host memory that saves of one rank use one after another, allocated when it is first needed.
 class HostSlots {
  public:
-  // `stream`: where its memory comes from (Stream::host_allocator). At most `budget_bytes`, at least two slots of 4 KiB.
-  HostSlots(Stream& stream, int64_t budget_bytes);
+  // `stream`: where its memory comes from (Stream::host_allocator). At most `budget_bytes`, but two slots at least.
+  HostSlots(Stream& stream, int64_t slot_bytes, int64_t budget_bytes);
 
   int64_t slot_bytes() const { return slot_bytes_; }
   // Waits for a free one.
@@ -34,7 +35,7 @@ class HostSlots {
 
  private:
   Stream& stream_;
-  int64_t slot_bytes_;
+  const int64_t slot_bytes_;
   int64_t num_left_;  // that may still be allocated
   std::mutex mutex_;
   std::condition_variable changed_;
@@ -57,18 +58,17 @@ class SaveJob {
   StoredFile wait();
 
  private:
-  // A stretch of a piece in a slot.
-  struct Copied {
+  // A chunk of the file.
+  struct Chunk {
     Tensor slot;
-    const SavePiece* piece = nullptr;
-    int64_t begin = 0;  // elements of the bucket
-    int64_t end = 0;
-    std::unique_ptr<Event> event;
+    int64_t bytes = 0;
+    std::unique_ptr<Event> copied;
   };
 
   void copy_all(const Event& ready);
+  void copy_pieces();
+  void hand_over(Chunk& chunk);
   void write_all();
-  void write(HashedFile& file, const Copied& copied) const;
   void fail(std::exception_ptr error);
   bool failed() const;
 
@@ -80,7 +80,7 @@ class SaveJob {
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;
-  std::deque<Copied> queue_;          // filled by the copier
+  std::deque<Chunk> queue_;            // filled by the copier
   std::unique_ptr<Event> all_copied_;  // set when every copy is queued
   bool copier_done_ = false;
   bool writer_done_ = false;

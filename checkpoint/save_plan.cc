@@ -79,14 +79,16 @@ SavePlan::SavePlan(const std::vector<Bucket*>& buckets, const Mesh& mesh) {
     const Range range = written_by(*bucket, mesh);
     if (range.begin >= range.end) continue;
     for (const Bucket::Buffer buffer : kStateBuffers) {
-      if (buffer_of(*bucket, buffer).defined()) add({bucket, buffer, range.begin, range.end});
+      if (buffer_of(*bucket, buffer).defined()) pieces_.push_back({bucket, buffer, range.begin, range.end});
     }
   }
+  std::stable_sort(pieces_.begin(), pieces_.end(),
+                   [](const SavePiece& a, const SavePiece& b) { return a.width() > b.width(); });
+  for (const SavePiece& piece : pieces_) list_boxes(piece);
   make_header();
 }
 
-void SavePlan::add(const SavePiece& piece) {
-  pieces_.push_back(piece);
+void SavePlan::list_boxes(const SavePiece& piece) {
   const FileDType dtype = file_dtype(piece.elements().dtype());
   for (const BucketSegment& segment : piece.bucket->segments()) {
     const int64_t first = std::max(piece.begin, segment.begin);

@@ -34,7 +34,7 @@ class SavePlan {
   SavePlan(const std::vector<Bucket*>& buckets, const Mesh& mesh);
 
   const std::string& file_name() const { return file_name_; }
-  // The file: this text, then the pieces' elements.
+  // The file: this text, then the pieces' elements, wider ones first, so that each is aligned to its width.
   const std::string& header() const { return header_; }
   const std::vector<SavePiece>& pieces() const { return pieces_; }
   int64_t file_bytes() const { return file_bytes_; }
@@ -42,7 +42,7 @@ class SavePlan {
   const std::vector<StoredTensor>& tensors() const { return tensors_; }
 
  private:
-  void add(const SavePiece& piece);
+  void list_boxes(const SavePiece& piece);
   void make_header();
 
   std::string file_name_;

@@ -1,5 +1,6 @@
 #include "checkpoint/saver.h"
 
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
 
@@ -17,6 +18,8 @@ namespace {
 // What a rank tells rank 0 at the end of its part: its share of the manifest, or why there is none.
 constexpr char kWritten = 'w';
 constexpr char kFailed = 'f';
+
+constexpr int64_t kPage = 4096;
 
 std::string temporary_of(const std::string& path) { return path + ".tmp"; }
 
@@ -51,7 +54,8 @@ CheckpointSaver::CheckpointSaver(const std::vector<Bucket*>& buckets, const Mesh
       host_stream_(host_stream),
       copies_(copies),
       options_(std::move(options)),
-      slots_(copies, options_.host_buffer_bytes - kHashChunkBytes) {}
+      slots_(copies, std::min(kHashChunkBytes, (plan_.file_bytes() + kPage - 1) / kPage * kPage),
+             options_.host_buffer_bytes) {}
 
 CheckpointSaver::~CheckpointSaver() = default;
 

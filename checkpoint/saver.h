@@ -71,7 +71,8 @@ class CheckpointSaver {
   void report_finished();
   // Where the checkpoint of this step lies, once it is settled.
   std::string path_of(int64_t step) const;
-  int64_t file_bytes() const { return plan_.file_bytes(); }  // that this rank writes
+  const std::string& file_name() const { return plan_.file_name(); }  // that this rank writes
+  int64_t file_bytes() const { return plan_.file_bytes(); }
 
  private:
   struct Outcome {

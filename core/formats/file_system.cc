@@ -5,8 +5,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <filesystem>
+#include <mutex>
 
 #include "core/error.h"
 #include "core/formats/mapped_file.h"
@@ -28,6 +30,11 @@ constexpr size_t kMaxWriteBytes = size_t{1} << 30;
   throw MachineError({.what = what, .found = errno_text(error), .where = path, .hint = hint});
 }
 
+// Blocks of this size, at such places in memory and in the file, go to the disk without passing through the system's cache,
+// where it allows that: processor time that training wants, and memory that readers of other files want.
+constexpr size_t kDirectAlignment = 4096;
+constexpr size_t kLeastDirectBytes = size_t{1} << 20;
+
 class LocalFile : public OutputFile {
  public:
   explicit LocalFile(const std::string& path)
@@ -36,13 +43,20 @@ class LocalFile : public OutputFile {
   }
   ~LocalFile() override {
     if (fd_ >= 0) ::close(fd_);
+    if (direct_fd_ >= 0) ::close(direct_fd_);
   }
 
   void write_at(int64_t offset, std::span<const std::byte> bytes) override {
     TRIREME_CHECK(fd_ >= 0, "a write to a closed file");
     while (!bytes.empty()) {
-      const ssize_t written = ::pwrite(fd_, bytes.data(), std::min(bytes.size(), kMaxWriteBytes), offset);
+      const int direct = is_aligned(offset, bytes) ? direct_fd() : -1;
+      const int fd = direct >= 0 ? direct : fd_;
+      const ssize_t written = ::pwrite(fd, bytes.data(), std::min(bytes.size(), kMaxWriteBytes), offset);
       if (written < 0 && errno == EINTR) continue;
+      if (written < 0 && errno == EINVAL && fd == direct) {
+        allows_direct_ = false;
+        continue;
+      }
       if (written <= 0) fail("cannot write the file", path_, written < 0 ? errno : EIO);
       bytes = bytes.subspan(static_cast<size_t>(written));
       offset += written;
@@ -65,8 +79,24 @@ class LocalFile : public OutputFile {
   }
 
  private:
+  static bool is_aligned(int64_t offset, std::span<const std::byte> bytes) {
+    const auto together = reinterpret_cast<uintptr_t>(bytes.data()) | static_cast<uintptr_t>(offset) | bytes.size();
+    return bytes.size() >= kLeastDirectBytes && together % kDirectAlignment == 0;
+  }
+
+  // -1 where the file system doesn't allow it.
+  int direct_fd() {
+    std::call_once(direct_opened_, [this] {
+      direct_fd_ = ::open(path_.c_str(), O_WRONLY | O_DIRECT | O_CLOEXEC);
+    });
+    return allows_direct_ ? direct_fd_ : -1;
+  }
+
   std::string path_;
   int fd_;
+  std::once_flag direct_opened_;
+  std::atomic<bool> allows_direct_ = true;
+  int direct_fd_ = -1;
 };
 
 class LocalFiles : public FileSystem {

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <system_error>
 #include <utility>
@@ -79,6 +80,23 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
     size_bytes_ = std::exchange(other.size_bytes_, 0);
   }
   return *this;
+}
+
+void MappedFile::advise(int64_t offset, int64_t count, int advice) const {
+  const int64_t page = ::sysconf(_SC_PAGESIZE);
+  const int64_t begin = offset / page * page;
+  const int64_t end = std::min(offset + count, size_bytes_);
+  if (begin < end) ::madvise(const_cast<std::byte*>(data_) + begin, static_cast<size_t>(end - begin), advice);
+}
+
+void MappedFile::prefetch(int64_t offset, int64_t count) const { advise(offset, count, MADV_WILLNEED); }
+
+void MappedFile::populate(int64_t offset, int64_t count) const {
+#ifdef MADV_POPULATE_READ  // Linux 5.14
+  advise(offset, count, MADV_POPULATE_READ);
+#else
+  prefetch(offset, count);
+#endif
 }
 
 void MappedFile::unmap() {

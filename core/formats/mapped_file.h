@@ -45,6 +45,11 @@ class MappedFile {
     return {data_ + offset, static_cast<size_t>(count)};
   }
 
+  // Begins to read these bytes from the disk, as far as they exist. Doesn't wait.
+  void prefetch(int64_t offset, int64_t count) const;
+  // Waits until they are there, so that touching them costs nothing, where the system can.
+  void populate(int64_t offset, int64_t count) const;
+
   // The number at byte `offset`, which need not be aligned. REQUIRES: it lies in the file.
   template <class T>
   T at(int64_t offset) const {
@@ -55,6 +60,7 @@ class MappedFile {
 
  private:
   void unmap();
+  void advise(int64_t offset, int64_t count, int advice) const;
 
   std::string path_;
   const std::byte* data_ = nullptr;
