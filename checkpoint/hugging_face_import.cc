@@ -96,7 +96,7 @@ Manifest import_hugging_face(FileSystem& files, const SafetensorsReader& reader,
   manifest.config_yaml = options.config_yaml;
   const auto planned = plan_files(plan_tensors(reader, map, parameters), options.max_file_bytes);
   for (size_t i = 0; i < planned.size(); ++i) {
-    char name[40];
+    char name[48];
     std::snprintf(name, sizeof name, "weights-%05zu.safetensors", i);
     std::vector<TensorSpec> specs;
     for (const InputTensor& tensor : planned[i]) specs.push_back(tensor.spec());

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "core/error.h"
 #include "core/formats/atomic_file.h"
@@ -151,6 +152,32 @@ void require_cover(const StoredTensor& tensor) {
   }
 }
 
+// In each file the boxes lie one behind the other up to the end, so that no byte is two elements and none is nobody's.
+void require_full_files(const Manifest& manifest) {
+  struct Stretch {
+    int64_t begin, end;
+    const StoredTensor* tensor;
+  };
+  std::vector<std::vector<Stretch>> stretches(manifest.files.size());
+  for (const StoredTensor& tensor : manifest.tensors) {
+    for (const StoredBox& box : tensor.boxes) {
+      const int64_t bytes = box.box.numel() * file_dtype_bytes(tensor.dtype);
+      if (bytes > 0) stretches[static_cast<size_t>(box.file)].push_back({box.offset, box.offset + bytes, &tensor});
+    }
+  }
+  for (size_t f = 0; f < stretches.size(); ++f) {
+    std::vector<Stretch>& list = stretches[f];
+    const StoredFile& file = manifest.files[f];
+    std::sort(list.begin(), list.end(), [](const Stretch& a, const Stretch& b) { return a.begin < b.begin; });
+    for (size_t i = 0; i < list.size(); ++i) {
+      const int64_t next = i + 1 < list.size() ? list[i + 1].begin : file.bytes;
+      require(list[i].end == next,
+              "behind a box of " + list[i].tensor->name + " in " + file.name +
+                  (list[i].end < next ? " there are bytes of no tensor" : " comes one that overlaps it"));
+    }
+  }
+}
+
 Manifest manifest_of(const json& root) {
   Manifest manifest;
   manifest.step = count_of(root.at("step"), "step");
@@ -158,7 +185,11 @@ Manifest manifest_of(const json& root) {
   manifest.seed = root.at("seed").get<int64_t>();
   manifest.layout = root.at("layout").get<std::string>();
   manifest.config_yaml = root.at("config").get<std::string>();
-  for (const json& file : root.at("files")) manifest.files.push_back(file_of(file));
+  std::set<std::string> names;
+  for (const json& file : root.at("files")) {
+    manifest.files.push_back(file_of(file));
+    require(names.insert(manifest.files.back().name).second, manifest.files.back().name + " is listed twice");
+  }
   for (const json& value : root.at("tensors")) {
     manifest.tensors.push_back(tensor_of(value, manifest.files));
     require_cover(manifest.tensors.back());
@@ -168,6 +199,7 @@ Manifest manifest_of(const json& root) {
   for (size_t i = 1; i < manifest.tensors.size(); ++i) {
     require(manifest.tensors[i].name != manifest.tensors[i - 1].name, manifest.tensors[i].name + " is listed twice");
   }
+  require_full_files(manifest);
   return manifest;
 }
 
@@ -245,7 +277,9 @@ std::string hash_text(uint64_t hash) {
 void write_manifest(FileSystem& files, const std::string& dir, const Manifest& manifest) {
   std::string text(kHashKey);
   text += std::string(kNoHash) + "\"";
-  const auto add = [&](const char* key, const json& value) { text += ",\n\"" + std::string(key) + "\":" + text_of(value); };
+  const auto add = [&](const char* key, const json& value) {
+    text += ",\n\"" + std::string(key) + "\":" + text_of(value);
+  };
   add("format", kFormat);
   add("format_version", kManifestVersion);
   add("step", manifest.step);

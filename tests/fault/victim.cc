@@ -116,6 +116,8 @@ void Victim::kill_all(std::vector<pid_t> ranks) const {
 
 void Victim::kill_one(pid_t rank) { ::kill(rank, SIGKILL); }
 
+void Victim::signal(int number) const { ::kill(leader_, number); }
+
 int Victim::end() {
   bool forced = false;
   for (const auto begin = std::chrono::steady_clock::now();;) {

@@ -26,6 +26,8 @@ class Victim {
   // kill -9 of these processes, and of mpirun.
   void kill_all(std::vector<pid_t> ranks) const;
   static void kill_one(pid_t rank);
+  // To the process that was started: the rank, or mpirun.
+  void signal(int number) const;
   // Waits until no process is left; those of a rank that was killed follow it by themselves. Returns the exit status as a
   // shell has it, or -1 when some were still there after 60 s and had to be killed.
   int end();
