@@ -26,6 +26,13 @@ std::string gigabytes(int64_t bytes) {
   return text;
 }
 
+// Brings the names of a directory and of those above it to the disk: whoever made them may not have.
+void sync_names_of(FileSystem& files, const fs::path& directory) {
+  for (fs::path at = fs::absolute(directory); at.has_relative_path(); at = at.parent_path()) {
+    files.sync_directory(at.parent_path().string());
+  }
+}
+
 // Creates, flushes and removes a small file.
 void try_file(FileSystem& files, const std::string& path) {
   const std::string text = "A checkpoint could be written here.\n";
@@ -58,6 +65,7 @@ void CheckpointSaver::rehearse() {
   world_.all_reduce(Tensor::borrow(&bytes, {1}, DType::i64), ReduceOp::sum, host_stream_)->wait(host_stream_);
   if (world_.rank() == 0) {
     files.make_directories(directory.string());
+    sync_names_of(files, directory);
     remove_leftovers(files, options_.run_dir);
     const int64_t available = files.free_bytes(directory.string());
     if (available < bytes) {
@@ -130,7 +138,13 @@ void CheckpointSaver::put_in_place(const std::vector<std::string>& shares) const
   write_manifest(files, temporary, manifest);
   files.sync_directory(temporary);
   files.rename(temporary, path);
-  files.sync_directory(checkpoints_directory(options_.run_dir));
+  try {
+    files.sync_directory(checkpoints_directory(options_.run_dir));
+  } catch (const Error&) {
+    // What may be gone after a crash of the machine is none.
+    files.rename(path, temporary);
+    throw;
+  }
 }
 
 CheckpointSaver::Outcome CheckpointSaver::commit(const std::vector<std::string>& shares) const {
@@ -149,6 +163,8 @@ CheckpointSaver::Outcome CheckpointSaver::commit(const std::vector<std::string>&
   if (outcome.problem.empty()) attempt([&] { put_in_place(shares); });
   outcome.saved = outcome.problem.empty();
   if (outcome.saved) {
+    // Of earlier saves and deletions that failed; nobody writes now.
+    attempt([&] { remove_leftovers(files, options_.run_dir); });
     attempt([&] { prune_checkpoints(files, options_.run_dir, options_.keep_last, options_.keep_every); });
   } else {
     attempt([&] { files.remove(temporary_of(path_of(state_.step))); });  // else the next rehearsal does

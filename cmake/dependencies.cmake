@@ -46,6 +46,7 @@ trireme_library(yaml-cpp::yaml-cpp yaml-cpp/yaml.h yaml-cpp libyaml-cpp-dev)
 trireme_library(xxhash::xxhash xxhash.h xxhash libxxhash-dev)
 trireme_library(sentencepiece::sentencepiece sentencepiece_processor.h sentencepiece libsentencepiece-dev)
 trireme_library(pcre2::pcre2 pcre2.h pcre2-8 libpcre2-dev)
+trireme_library(utf8proc::utf8proc utf8proc.h utf8proc libutf8proc-dev)
 trireme_library(dnnl::dnnl dnnl.hpp dnnl libdnnl-dev)
 # The serial build: our thread pool cuts a GEMM, the library computes each piece on one thread. The threaded build
 # has the same name and is what the system's links lead to, so the program keeps the folder in its run path.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "checkpoint/directory.h"
 #include "core/config/load.h"
 #include "core/error.h"
 #include "core/ops/cpu/gemm_peak.h"
@@ -185,8 +186,9 @@ void Trainer::launch_step(Loader& loader, int64_t step, const StopSignal& stop) 
   flight.batches = next_batches(loader, step);
   flight.data_wait_seconds = loader.waited_seconds() - waited;
   flight.lr = learning_rate(config_.optimizer, config_.run.steps, step);
-  model_->step.forward_backward(views_of(flight.batches, config_.data.mask_documents),
-                                [&] { return HostNews{stop.received() != 0, saver_->writing()}; });
+  model_->step.forward_backward(views_of(flight.batches, config_.data.mask_documents), [&] {
+    return HostNews{stop.received() != 0, saver_->writing()};
+  });
   held_up_by_saving([&] { saver_->wait_copied(rank_.stream()); });
   model_->step.update(flight.lr, step + 1);
   in_flight_.push_back(std::move(flight));
@@ -255,7 +257,11 @@ void Trainer::train(const StopSignal& stop) {
   finished_steps_ = first;
   const double peak = peak_flops();
   reporter_->begin(first, plan_);
-  if (first < config_.run.steps) saver_->rehearse();
+  if (first < config_.run.steps) {
+    saver_->rehearse();
+  } else if (rank_.is_main()) {
+    remove_leftovers(local_files(), config_.run.dir);  // it may have ended while it deleted an older checkpoint
+  }
   LoaderOptions loader_options;
   loader_options.data_rank = rank_.mesh().data_rank();
   loader_options.first_step = first;
@@ -286,10 +292,12 @@ void Trainer::train(const StopSignal& stop) {
     if (evaluation_due) metrics.valid_loss = evaluate();
     if (save_due || stop_asked_) begin_save(step + 1);
     if (trace_ends || stop_asked_ || last) finish_trace(profiler);
+    // The row comes before the checkpoint is in its place: a run that is killed between the two writes the row again, while
+    // one the other way round would go on behind a row that is nowhere.
+    report(metrics);
     const bool ends = last || stop_asked_;
     if (ends || (save_due && !config_.checkpoint.async)) settle_save(step + 1, /*must_succeed=*/ends);
     last_finish_ = Clock::now();
-    report(metrics);
   }
   if (finished_steps_ < config_.run.steps) {
     reporter_->end(RunState::stopped, finished_steps_, "a signal asked for it", 0);

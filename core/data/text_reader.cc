@@ -68,7 +68,7 @@ struct TextReader::File {
   gzFile handle;
 };
 
-TextReader::TextReader(const std::vector<std::string>& paths) : paths_(paths) {
+TextReader::TextReader(const std::vector<std::string>& paths, Cut cut) : cut_(std::move(cut)), paths_(paths) {
   for (const std::string& path : paths_) {
     std::error_code error;
     const auto status = std::filesystem::status(path, error);
@@ -139,6 +139,20 @@ bool TextReader::next_line(TextPiece& piece) {
   }
 }
 
+// `searched`: bytes in which no cut was found before.
+size_t TextReader::find_cut(size_t& searched) const {
+  const size_t size = buffer_.size() - begin_;
+  if (cut_) {
+    if (size < std::max(kMaxPieceBytes, 2 * searched)) return 0;
+    searched = size;
+    return cut_(std::string_view(buffer_).substr(begin_));
+  }
+  const size_t newline = buffer_.find('\n', begin_ + std::max(kPieceBytes, searched));
+  searched = size;
+  if (newline != std::string::npos && newline - begin_ < kMaxPieceBytes) return newline + 1 - begin_;
+  return size > kMaxPieceBytes ? character_begin(buffer_, begin_ + kMaxPieceBytes) - begin_ : 0;
+}
+
 bool TextReader::next_text(TextPiece& piece) {
   piece.line = 0;
   bool ended = false;
@@ -146,15 +160,7 @@ bool TextReader::next_text(TextPiece& piece) {
   size_t searched = 0;
   while (cut == 0 && !ended) {
     const size_t size = buffer_.size() - begin_;
-    if (size > kPieceBytes) {
-      const size_t newline = buffer_.find('\n', begin_ + std::max(kPieceBytes, searched));
-      if (newline != std::string::npos && newline - begin_ < kMaxPieceBytes) {
-        cut = newline + 1 - begin_;
-      } else if (size > kMaxPieceBytes) {
-        cut = character_begin(buffer_, begin_ + kMaxPieceBytes) - begin_;
-      }
-      searched = size;
-    }
+    if (size > kPieceBytes) cut = find_cut(searched);
     // One byte beyond the cut must be seen, to know whether the document ends there.
     if (cut == 0 || cut == size) ended = !fill();
   }

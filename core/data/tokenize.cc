@@ -37,8 +37,8 @@ using ByteCounts = std::array<int64_t, 256>;
 // Reads batches on a thread of its own.
 class ReadAhead {
  public:
-  explicit ReadAhead(const std::vector<std::string>& inputs)
-      : reader_(inputs), queue_(kBatchesAhead), thread_([this] { run(); }) {}
+  ReadAhead(const std::vector<std::string>& inputs, TextReader::Cut cut)
+      : reader_(inputs, std::move(cut)), queue_(kBatchesAhead), thread_([this] { run(); }) {}
   ~ReadAhead() {
     queue_.cancel();
     thread_.join();
@@ -107,13 +107,19 @@ std::string json_text(const std::string& line, const std::string& field, const s
   return std::move(found->get_ref<std::string&>());
 }
 
+// Where the texts of a tokenizer may be cut; empty when anywhere.
+TextReader::Cut cut_of(const Tokenizer& tokenizer) {
+  if (!tokenizer.knows_cuts()) return {};
+  return [&tokenizer](std::string_view text) { return tokenizer.last_cut(text); };
+}
+
 class Job {
  public:
   Job(const TokenizeOptions& options, ThreadPool& pool)
       : options_(options),
         pool_(pool),
         tokenizer_(make_tokenizer(options.tokenizer)),
-        reader_(options.inputs),
+        reader_(options.inputs, cut_of(*tokenizer_)),
         writer_(options.out_prefix, token_dtype_for_vocabulary(tokenizer_->vocab_size())),
         counts_(static_cast<size_t>(tokenizer_->vocab_size())) {
     if (!options.append_eod) return;
@@ -121,7 +127,7 @@ class Job {
     if (!eod_) {
       throw ConfigError({.what = "--append-eod needs an end-of-document id",
                          .found = "the tokenizer '" + tokenizer_->name() + "', which has none",
-                         .hint = "leaving --append-eod out, or a SentencePiece model with an eos piece"});
+                         .hint = "leaving --append-eod out, or a tokenizer that has one"});
     }
   }
 

@@ -2,8 +2,8 @@
 //
 // One thread reads ahead, the pool encodes, the caller writes in the order of the inputs, so that the files
 // don't depend on the number of threads. Memory is bounded by a few batches of about 8 MiB of text (and the
-// longest JSON line). Texts beyond 1 MiB are encoded in pieces cut after a line end (text_reader.h); bytes
-// don't notice, a SentencePiece model may place one more space piece at such a cut.
+// longest JSON line). Texts beyond 1 MiB are encoded in pieces, cut where the tokenizer says or after a line end
+// (Tokenizer::knows_cuts).
 // Errors: DataError that names file and line, MachineError for a full disk; the old P.bin and P.idx stay.
 #pragma once
 

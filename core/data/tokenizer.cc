@@ -4,6 +4,7 @@
 
 #include <filesystem>
 
+#include "core/data/bpe/bpe_tokenizer.h"
 #include "core/error.h"
 #include "core/formats/mapped_file.h"
 
@@ -105,20 +106,17 @@ std::unique_ptr<Tokenizer> make_tokenizer(const std::string& spec) {
   if (directory && file_exists(spec + "/tokenizer.model")) {
     return std::make_unique<SentencePieceTokenizer>(spec + "/tokenizer.model");
   }
-  if (spec.ends_with(".json") || (directory && file_exists(spec + "/tokenizer.json"))) {
-    throw ConfigError({.what = "a tokenizer.json is not built yet",
-                       .expected = "bytes, or a SentencePiece .model",
-                       .found = spec,
-                       .hint = "the tokenizer.model that stands beside it in many repositories"});
-  }
+  if (directory && file_exists(spec + "/tokenizer.json")) return bpe::make_bpe_tokenizer(spec + "/tokenizer.json");
   if (directory) {
-    throw DataError({.what = "the directory holds no tokenizer", .expected = "tokenizer.model", .where = spec});
+    throw DataError(
+        {.what = "the directory holds no tokenizer", .expected = "tokenizer.model or tokenizer.json", .where = spec});
   }
   if (!file_exists(spec)) {
     throw DataError({.what = "there is no such tokenizer",
-                     .expected = "bytes, or the path of a SentencePiece .model",
+                     .expected = "bytes, or the path of a SentencePiece .model or a tokenizer.json",
                      .found = "'" + spec + "'"});
   }
+  if (spec.ends_with(".json")) return bpe::make_bpe_tokenizer(spec);
   return std::make_unique<SentencePieceTokenizer>(spec);
 }
 
