@@ -105,6 +105,15 @@ TEST_F(CheckpointCommand, ConvertsBf16AndRoundsToIt) {
   expect_code(7, {"diff", dir_ / "again", wide}, "BF16 and F32");
 }
 
+TEST_F(CheckpointCommand, AnyNameOfADirectoryWillDo) {
+  const std::string checkpoint = make("qwen2.5");
+  expect_code(0, {"verify", checkpoint}, "OK");
+  expect_code(0, {"verify", checkpoint + "/"}, "OK");
+  fs::rename(checkpoint, checkpoint + ".tmp");  // as one that is still being written
+  expect_code(3, {"verify", checkpoint + ".tmp"}, "there is no checkpoint");
+  expect_code(3, {"verify", checkpoint + ".tmp/"}, "there is no checkpoint");
+}
+
 TEST_F(CheckpointCommand, NothingIsOverwritten) {
   const std::string checkpoint = make("a");
   fs::create_directories(dir_ / "full");
