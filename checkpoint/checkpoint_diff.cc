@@ -8,6 +8,7 @@
 #include <set>
 
 #include "checkpoint/hugging_face_boxes.h"
+#include "checkpoint/state_tensors.h"
 
 namespace trireme {
 
@@ -110,10 +111,14 @@ bool CheckpointDifference::within(double tolerance) const {
          });
 }
 
-CheckpointDifference compare_checkpoints(const CheckpointReader& a, const CheckpointReader& b) {
+CheckpointDifference compare_checkpoints(const CheckpointReader& a, const CheckpointReader& b, StateParts parts) {
   CheckpointDifference result;
-  compare_state(a.manifest(), b.manifest(), result.state);
+  const auto counts = [&](const StoredTensor& tensor) {
+    return parts == StateParts::everything || !tensor.name.starts_with(kOptimizerPrefix);
+  };
+  if (parts == StateParts::everything) compare_state(a.manifest(), b.manifest(), result.state);
   for (const StoredTensor& ta : a.manifest().tensors) {
+    if (!counts(ta)) continue;
     if (!b.contains(ta.name)) {
       result.tensors.push_back({.name = ta.name, .note = "only in A", .comparable = false});
       continue;
@@ -129,7 +134,8 @@ CheckpointDifference compare_checkpoints(const CheckpointReader& a, const Checkp
     if (difference.num_different > 0 || ta.dtype != tb.dtype) result.tensors.push_back(std::move(difference));
   }
   for (const StoredTensor& tb : b.manifest().tensors) {
-    if (!a.contains(tb.name)) result.tensors.push_back({.name = tb.name, .note = "only in B", .comparable = false});
+    if (counts(tb) && !a.contains(tb.name))
+      result.tensors.push_back({.name = tb.name, .note = "only in B", .comparable = false});
   }
   std::stable_sort(result.tensors.begin(), result.tensors.end(), farther);
   return result;

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "checkpoint/load.h"
 #include "checkpoint/reader.h"
 
 namespace trireme {
@@ -35,6 +36,8 @@ struct CheckpointDifference {
   bool within(double tolerance) const;
 };
 
-CheckpointDifference compare_checkpoints(const CheckpointReader& a, const CheckpointReader& b);
+// `everything`: optimizer states and where the runs stand too.
+CheckpointDifference compare_checkpoints(const CheckpointReader& a, const CheckpointReader& b,
+                                         StateParts parts = StateParts::everything);
 
 }  // namespace trireme

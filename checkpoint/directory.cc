@@ -50,7 +50,8 @@ std::string checkpoint_path(const std::string& run_dir, int64_t step) {
 }
 
 bool is_checkpoint(const std::string& path) {
-  return fs::path(path).extension().empty() && file_exists((fs::path(path) / "manifest.json").string());
+  const fs::path plain = fs::path(path).has_filename() ? fs::path(path) : fs::path(path).parent_path();
+  return plain.extension() != ".tmp" && file_exists((plain / "manifest.json").string());
 }
 
 std::vector<std::string> list_checkpoints(const std::string& run_dir, std::vector<std::string>* skipped) {

@@ -16,7 +16,7 @@ namespace trireme {
 std::string checkpoints_directory(const std::string& run_dir);
 std::string checkpoint_path(const std::string& run_dir, int64_t step);
 
-// True when `path` is a finished checkpoint directory (it has a manifest).
+// True when `path` is a finished checkpoint directory, of whatever name (it has a manifest, and doesn't end in .tmp).
 bool is_checkpoint(const std::string& path);
 
 // Directories with a valid manifest whose files are all there with their sizes, newest first. `skipped`, if given,

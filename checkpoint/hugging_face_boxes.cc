@@ -34,15 +34,16 @@ Box turned(const Box& box) { return {{box.begin[1], box.begin[0]}, {box.size[1],
 
 Box moved(const Box& box, int dim, int64_t by) { return {with(box.begin, dim, box.begin[dim] + by), box.size}; }
 
-template <class T>
-void transpose_as(std::span<const std::byte> from, int64_t rows, int64_t columns, std::span<std::byte> to) {
+template <size_t kWidth>
+void transpose_as(const std::byte* from, int64_t rows, int64_t columns, std::byte* to) {
   constexpr int64_t kTile = 32;  // a tile of both sides stays in the first cache
-  const auto* in = reinterpret_cast<const T*>(from.data());
-  auto* out = reinterpret_cast<T*>(to.data());
   for (int64_t r0 = 0; r0 < rows; r0 += kTile) {
     for (int64_t c0 = 0; c0 < columns; c0 += kTile) {
       for (int64_t r = r0; r < std::min(rows, r0 + kTile); ++r) {
-        for (int64_t c = c0; c < std::min(columns, c0 + kTile); ++c) out[c * rows + r] = in[r * columns + c];
+        for (int64_t c = c0; c < std::min(columns, c0 + kTile); ++c) {
+          std::memcpy(to + static_cast<size_t>(c * rows + r) * kWidth,
+                      from + static_cast<size_t>(r * columns + c) * kWidth, kWidth);
+        }
       }
     }
   }
@@ -90,9 +91,9 @@ std::optional<Box> from_hugging_face(const NameMapEntry& entry, const Shape& sha
 
 void transpose(std::span<const std::byte> from, int64_t rows, int64_t columns, int64_t width, std::span<std::byte> to) {
   TRIREME_CHECK(from.size() == to.size() && std::ssize(from) == rows * columns * width);
-  if (width == 4) return transpose_as<uint32_t>(from, rows, columns, to);
+  if (width == 4) return transpose_as<4>(from.data(), rows, columns, to.data());
   TRIREME_CHECK(width == 2, "elements of another width");
-  transpose_as<uint16_t>(from, rows, columns, to);
+  transpose_as<2>(from.data(), rows, columns, to.data());
 }
 
 void read_box(const SafetensorsReader& reader, const std::string& name, const Box& box, std::span<std::byte> out) {

@@ -42,8 +42,7 @@ OutputDirectory::~OutputDirectory() {
   if (committed_) return;
   try {
     files_.remove(temporary_);
-  } catch (const Error&) {
-    // The error that brought us here says more.
+  } catch (...) {  // The error that brought us here says more.
   }
 }
 

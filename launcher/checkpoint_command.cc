@@ -155,7 +155,8 @@ int checkpoint_diff_command(const CheckpointDiffArgs& args) {
   const CheckpointReader a(find_checkpoint(args.a));
   const CheckpointReader b(find_checkpoint(args.b));
   print("A " + a.path() + "\nB " + b.path() + "\n");
-  const CheckpointDifference difference = compare_checkpoints(a, b);
+  const CheckpointDifference difference =
+      compare_checkpoints(a, b, args.weights ? StateParts::weights : StateParts::everything);
   print(difference_table(difference, args.rows));
   const bool same = args.tolerance ? difference.within(*args.tolerance) : difference.equal();
   if (same) print(difference.equal() ? "bit-equal\n" : "equal within the tolerance\n");

@@ -221,6 +221,8 @@ class CommandLine {
         ->add_option("--tolerance", checkpoint_diff_args_.tolerance,
                      "Largest difference that passes, relative to the tensor's largest value (default: every bit)")
         ->check(CLI::Range(0.0, 1e300));
+    checkpoint_diff_->add_flag("--weights", checkpoint_diff_args_.weights,
+                               "Weights only, without optimizer states, step and seed");
     checkpoint_diff_->add_option("--rows", checkpoint_diff_args_.rows, "Tensors to list; 0: all (default: 30)");
     checkpoint_export_ = add("export", "Write a Hugging Face directory", "export runs/kjv hf/kjv --dtype bf16");
     checkpoint_export_->add_option("DIR", checkpoint_export_args_.path, kWhat)->required();

@@ -65,6 +65,7 @@ struct CheckpointDiffArgs {
   std::string a;
   std::string b;
   std::optional<double> tolerance;  // relative to the largest value of a tensor; none: every bit
+  bool weights = false;             // without optimizer states, step and seed
   size_t rows = 30;                 // tensors to list; 0: all
 };
 int checkpoint_diff_command(const CheckpointDiffArgs& args);

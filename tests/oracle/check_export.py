@@ -83,6 +83,8 @@ def check_case(trireme, case, root):
                              "--max-shard-size", size]).splitlines()[1:]))
         # What comes back is what went out.
         run([trireme, "checkpoint", "import", directory, root / f"{dtype}-back"])
+        if dtype == "fp32":
+            run([trireme, "checkpoint", "diff", checkpoint, root / f"{dtype}-back", "--weights"])
         run([trireme, "checkpoint", "export", root / f"{dtype}-back", root / f"{dtype}-again"])
         for path in sorted(directory.glob("model*.safetensors")):
             again = {}

@@ -122,6 +122,16 @@ TEST(CheckpointDiff, WhatOnlyOneHasAndOtherShapesAndDtypes) {
   EXPECT_FALSE(compare_checkpoints(b, a).within(1e30));
 }
 
+TEST(CheckpointDiff, OfWeightsOnlyLeavesOutTheRest) {
+  const TempDir dir;
+  const CheckpointReader a = write(dir / "a", {{"optimizer.first_moment.x", {1}, {1}}, {"x", {1}, {1}}}, 3);
+  const CheckpointReader b = write(dir / "b", {{"optimizer.second_moment.x", {1}, {2}}, {"x", {1}, {1}}}, 4);
+  const CheckpointDifference weights = compare_checkpoints(a, b, StateParts::weights);
+  EXPECT_TRUE(weights.equal());
+  EXPECT_EQ(weights.num_compared, 1);
+  EXPECT_EQ(compare_checkpoints(a, b).tensors.size(), 2u);
+}
+
 TEST(CheckpointDiff, WhereTheRunStandsCounts) {
   const TempDir dir;
   const CheckpointReader a = write(dir / "a", {{"x", {1}, {1}}}, 3);

@@ -56,6 +56,7 @@ ModelConfig decoder(ModelFamily family, bool tied) {
 
 std::vector<std::byte> random_bytes(const TensorSpec& spec, Values values, std::mt19937_64& random) {
   std::vector<std::byte> bytes(static_cast<size_t>(spec.bytes()));
+  if (values == Values::zeros) return bytes;
   if (values == Values::bits) {
     for (std::byte& byte : bytes) byte = static_cast<std::byte>(random());
     return bytes;

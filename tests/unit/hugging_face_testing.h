@@ -19,7 +19,7 @@ struct HuggingFaceModel {
 std::vector<HuggingFaceModel> hugging_face_models();
 HuggingFaceModel hugging_face_model(const std::string& name);
 
-enum class Values { bits, numbers };  // any bit pattern; small normal numbers
+enum class Values { bits, numbers, zeros };  // any bit pattern; small normal numbers
 enum class StoredAs { f32, bf16, mixed };
 
 // config.json and weights, in `shards` files (with an index where there are several).

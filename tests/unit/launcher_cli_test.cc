@@ -57,9 +57,23 @@ batch: {global: 2, micro: 2}
 };
 
 TEST_F(Cli, EveryCommandHasHelpWithAnExample) {
-  const std::vector<std::vector<std::string>> commands = {
-      {},        {"train"},  {"launch"}, {"data"},  {"data", "tokenize"}, {"data", "inspect"}, {"generate"},
-      {"probe"}, {"verify"}, {"plan"},   {"doctor"}};
+  const std::vector<std::vector<std::string>> commands = {{},
+                                                          {"train"},
+                                                          {"launch"},
+                                                          {"data"},
+                                                          {"data", "tokenize"},
+                                                          {"data", "inspect"},
+                                                          {"generate"},
+                                                          {"probe"},
+                                                          {"verify"},
+                                                          {"plan"},
+                                                          {"checkpoint"},
+                                                          {"checkpoint", "inspect"},
+                                                          {"checkpoint", "verify"},
+                                                          {"checkpoint", "diff"},
+                                                          {"checkpoint", "export"},
+                                                          {"checkpoint", "import"},
+                                                          {"doctor"}};
   for (std::vector<std::string> command : commands) {
     command.push_back("--help");
     const Outcome outcome = run(command);
