@@ -9,6 +9,7 @@
 #include "checkpoint/hugging_face.h"
 #include "core/config/load.h"
 #include "core/data/tokenizer.h"
+#include "core/data/utf8.h"
 #include "core/error.h"
 #include "core/ops/elementwise.h"
 #include "core/random/philox.h"
@@ -48,7 +49,8 @@ LoadedModel load_from_hugging_face(Stream& stream, const std::string& path) {
   const bool has_tokenizer =
       fs::exists(fs::path(path) / "tokenizer.model") || fs::exists(fs::path(path) / "tokenizer.json");
   if (!has_tokenizer && config.vocab_size != 256) {
-    throw DataError({.what = "the directory has no tokenizer", .expected = "tokenizer.model", .where = path});
+    throw DataError(
+        {.what = "the directory has no tokenizer", .expected = "tokenizer.model or tokenizer.json", .where = path});
   }
   loaded.tokenizer = make_tokenizer(has_tokenizer ? path : "bytes");
   return loaded;
@@ -117,6 +119,13 @@ void generate(Stream& stream, const GenerateOptions& options, const std::functio
   if (ids.empty()) {
     throw ConfigError({.what = "the prompt is empty", .expected = "at least one token", .where = "--prompt"});
   }
+  const int32_t largest = *std::max_element(ids.begin(), ids.end());
+  if (largest >= vocab) {
+    throw DataError({.what = "the tokenizer doesn't fit the model",
+                     .expected = "ids below the model's vocabulary of " + std::to_string(vocab),
+                     .found = "id " + std::to_string(largest) + " in the prompt",
+                     .where = loaded.tokenizer->name()});
+  }
   const size_t prompt_length = ids.size();
   const uint64_t key = random_key(options.seed, "generate");
   size_t emitted = 0;
@@ -130,7 +139,7 @@ void generate(Stream& stream, const GenerateOptions& options, const std::functio
     const std::string text = loaded.tokenizer->decode(std::span(ids).subspan(prompt_length));
     const bool last = i + 1 == options.max_tokens;
     const size_t whole = last ? text.size() : whole_characters(text);
-    if (whole > emitted) emit(text.substr(emitted, whole - emitted));
+    if (whole > emitted) emit(repair_utf8(text.substr(emitted, whole - emitted)));
     emitted = std::max(emitted, whole);
   }
 }
