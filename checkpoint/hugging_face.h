@@ -1,5 +1,5 @@
 // Weights from and to Hugging Face's names and shapes, by the table that the model family hands down
-// (parallel/name_map.h).
+// (parallel/name_map.h). Whole directories: hugging_face_export.h and hugging_face_import.h.
 #pragma once
 
 #include <functional>
@@ -12,9 +12,12 @@
 
 namespace trireme {
 
-// Fills the weights from the safetensors of a Hugging Face directory, on every rank. DataError that names the tensor when
-// one is missing, has another shape, or is none of this model's.
-void load_hugging_face(const SafetensorsReader& reader, const NameMap& map, const ModelState& model);
+// Fills the weights of this rank's shards from the safetensors of a Hugging Face directory: each rank reads the boxes that
+// it holds, at most 16 MiB at a time. Values that a rank keeps outside of its shard come from the other ranks afterwards,
+// as after load_checkpoint (checkpoint/load.h). DataError that names the tensor and its file, before anything is filled,
+// when one is missing, has another shape, or is none of this model's.
+void load_hugging_face(const SafetensorsReader& reader, const NameMap& map, Stream& stream,
+                       const std::vector<Bucket*>& buckets);
 
 // One tensor in Hugging Face's name, shape and orientation.
 struct HuggingFaceTensor {

@@ -52,6 +52,14 @@ struct Manifest {
   std::vector<StoredFile> files;
 };
 
+// What one rank adds to a manifest, as text between ranks: its file, and the boxes that this file (number 0) holds.
+std::string pack_share(const StoredFile& file, const std::vector<StoredTensor>& tensors);
+// Appends it. REQUIRES: ranks agree on the tensors' shapes and dtypes.
+void add_share(Manifest& manifest, const std::string& share);
+
+// BugError where the boxes of a tensor don't cover it once.
+void check_cover(const Manifest& manifest);
+
 // Writes DIR/manifest.json by rename. MachineError when that fails.
 void write_manifest(FileSystem& files, const std::string& dir, const Manifest& manifest);
 // DataError that says what is wrong when it is missing, damaged, of another format version, or contradicts itself (a box

@@ -34,9 +34,9 @@ class CheckpointReader {
   void read(const StoredTensor& tensor, const Box& box, std::span<float> out) const;
   void read_raw(const StoredTensor& tensor, const Box& box, std::span<std::byte> out) const;
 
-  // What is wrong with each damaged file or chunk, one message for each; none when every byte is as it was written. Touches
-  // everything.
-  std::vector<std::string> verify() const;
+  // What is wrong with each missing or damaged file or chunk of a checkpoint, one message for each that names the tensors
+  // it hits; none when every byte is as it was written. DataError where there is no valid manifest.
+  static std::vector<std::string> verify(const std::string& dir);
 
  private:
   struct Files;

@@ -30,6 +30,7 @@ class CommandLine {
     add_probe();
     add_verify();
     add_plan();
+    add_checkpoint();
     add_doctor();
   }
 
@@ -49,6 +50,11 @@ class CommandLine {
     if (*probe_) return probe_command(probe_options_, probe_sets_);
     if (*verify_) return verify_command(verify_args_);
     if (*plan_) return plan_command(plan_args_);
+    if (*checkpoint_inspect_) return checkpoint_inspect_command(checkpoint_inspect_args_);
+    if (*checkpoint_verify_) return checkpoint_verify_command(checkpoint_verify_path_);
+    if (*checkpoint_diff_) return checkpoint_diff_command(checkpoint_diff_args_);
+    if (*checkpoint_export_) return checkpoint_export_command(checkpoint_export_args_);
+    if (*checkpoint_import_) return checkpoint_import_command(checkpoint_import_args_);
     return doctor_command();
   }
 
@@ -191,6 +197,47 @@ class CommandLine {
     plan_->footer("Example:\n  trireme plan configs/qwen2.5-7b.yaml --set parallel.pipeline=4 --timeline schedule.svg");
   }
 
+  void add_checkpoint() {
+    constexpr const char* kWhat = "A checkpoint, or a run directory (its newest)";
+    CLI::App* group = app_.add_subcommand("checkpoint", "Look at checkpoints and convert them");
+    group->require_subcommand(1);
+    group->footer("Example:\n  trireme checkpoint export runs/kjv hf/kjv");
+    const auto add = [&](const char* name, const char* what, const char* example) {
+      CLI::App* command = group->add_subcommand(name, what);
+      command->footer(std::string("Example:\n  trireme checkpoint ") + example);
+      return command;
+    };
+    checkpoint_inspect_ = add("inspect", "Step, layout, model, files and tensors", "inspect runs/kjv");
+    checkpoint_inspect_->add_option("DIR", checkpoint_inspect_args_.path, kWhat)->required();
+    checkpoint_inspect_->add_flag("--json", checkpoint_inspect_args_.json, "Print JSON");
+    checkpoint_verify_ = add("verify", "Check every byte against its hash; exit code 3 names what is broken",
+                             "verify runs/kjv/checkpoints/step-00000600");
+    checkpoint_verify_->add_option("DIR", checkpoint_verify_path_, "A checkpoint, or a run directory (all of its)")
+        ->required();
+    checkpoint_diff_ =
+        add("diff", "Compare two checkpoints, whatever layouts wrote them; exit code 7 where they differ",
+            "diff runs/a runs/b --tolerance 1e-5");
+    checkpoint_diff_->add_option("A", checkpoint_diff_args_.a, kWhat)->required();
+    checkpoint_diff_->add_option("B", checkpoint_diff_args_.b, kWhat)->required();
+    checkpoint_diff_
+        ->add_option("--tolerance", checkpoint_diff_args_.tolerance,
+                     "Largest difference that passes, relative to the tensor's largest value (default: every bit)")
+        ->check(CLI::Range(0.0, 1e300));
+    checkpoint_diff_->add_option("--rows", checkpoint_diff_args_.rows, "Tensors to list; 0: all (default: 30)");
+    checkpoint_export_ = add("export", "Write a Hugging Face directory", "export runs/kjv hf/kjv --dtype bf16");
+    checkpoint_export_->add_option("DIR", checkpoint_export_args_.path, kWhat)->required();
+    checkpoint_export_->add_option("OUT", checkpoint_export_args_.out, "The directory to make")->required();
+    checkpoint_export_
+        ->add_option("--max-shard-size", checkpoint_export_args_.max_shard_size, "Of a file (default: 5GB)")
+        ->type_name("SIZE");
+    checkpoint_export_->add_option("--dtype", checkpoint_export_args_.dtype, "fp32 or bf16 (default: as it is stored)")
+        ->check(CLI::IsMember({"fp32", "bf16"}));
+    checkpoint_import_ =
+        add("import", "Make a checkpoint of a Hugging Face directory", "import hf/qwen checkpoints/qwen");
+    checkpoint_import_->add_option("HF_DIR", checkpoint_import_args_.path, "config.json and safetensors")->required();
+    checkpoint_import_->add_option("OUT", checkpoint_import_args_.out, "The directory to make")->required();
+  }
+
   void add_doctor() {
     doctor_ = app_.add_subcommand("doctor", "What this machine has, what is missing, which package brings it");
     doctor_->footer("Example:\n  trireme doctor");
@@ -205,6 +252,11 @@ class CommandLine {
   CLI::App* probe_ = nullptr;
   CLI::App* verify_ = nullptr;
   CLI::App* plan_ = nullptr;
+  CLI::App* checkpoint_inspect_ = nullptr;
+  CLI::App* checkpoint_verify_ = nullptr;
+  CLI::App* checkpoint_diff_ = nullptr;
+  CLI::App* checkpoint_export_ = nullptr;
+  CLI::App* checkpoint_import_ = nullptr;
   CLI::App* doctor_ = nullptr;
   TrainArgs train_args_;
   LaunchArgs launch_args_;
@@ -216,6 +268,11 @@ class CommandLine {
   std::vector<std::string> probe_sets_;
   VerifyArgs verify_args_;
   PlanArgs plan_args_;
+  CheckpointInspectArgs checkpoint_inspect_args_;
+  std::string checkpoint_verify_path_;
+  CheckpointDiffArgs checkpoint_diff_args_;
+  CheckpointExportArgs checkpoint_export_args_;
+  CheckpointImportArgs checkpoint_import_args_;
 };
 
 std::string joined(const std::vector<std::string>& words) {

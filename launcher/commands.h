@@ -52,6 +52,37 @@ struct PlanArgs {
 };
 int plan_command(const PlanArgs& args);
 
+struct CheckpointInspectArgs {
+  std::string path;   // a checkpoint, or a run directory (its newest); so are all paths of checkpoints below
+  bool json = false;  // the result for programs
+};
+int checkpoint_inspect_command(const CheckpointInspectArgs& args);
+
+// Of a run directory all of its checkpoints.
+int checkpoint_verify_command(const std::string& path);
+
+struct CheckpointDiffArgs {
+  std::string a;
+  std::string b;
+  std::optional<double> tolerance;  // relative to the largest value of a tensor; none: every bit
+  size_t rows = 30;                 // tensors to list; 0: all
+};
+int checkpoint_diff_command(const CheckpointDiffArgs& args);
+
+struct CheckpointExportArgs {
+  std::string path;
+  std::string out;                     // a new directory
+  std::string max_shard_size = "5GB";  // of a file
+  std::string dtype;                   // fp32 or bf16; empty: as the checkpoint has it
+};
+int checkpoint_export_command(const CheckpointExportArgs& args);
+
+struct CheckpointImportArgs {
+  std::string path;  // a Hugging Face directory
+  std::string out;   // a new directory
+};
+int checkpoint_import_command(const CheckpointImportArgs& args);
+
 int doctor_command();
 
 }  // namespace trireme

@@ -7,6 +7,7 @@
 #include "core/formats/atomic_file.h"
 #include "core/metrics/run_directory.h"
 #include "core/ops/gemm_algorithms.h"
+#include "parallel/comm/texts.h"
 
 namespace trireme {
 
@@ -17,23 +18,13 @@ std::string read_if_there(const std::filesystem::path& file) {
   return {std::istreambuf_iterator<char>(in), {}};
 }
 
-// One rank's text on all ranks.
-std::string share(RankContext& rank, std::string text, int root) {
-  if (rank.world_size() == 1) return text;
-  Stream& stream = rank.host_stream();
-  int64_t length = std::ssize(text);
-  rank.world().broadcast(Tensor::borrow(&length, {1}, DType::i64), root, stream)->wait(stream);
-  text.resize(static_cast<size_t>(length));
-  if (length > 0) rank.world().broadcast(Tensor::borrow(text.data(), {length}, DType::u8), root, stream)->wait(stream);
-  return text;
-}
-
 }  // namespace
 
 void tune_gemms(RankContext& rank, const Config& config, TrainStep& step, Logger& logger) {
   if (rank.stream().device().type == DeviceType::cpu) return;
   const std::filesystem::path file = RunDirectory(config.run.dir).gemm_algorithms_file();
-  const std::string recorded = share(rank, rank.is_main() ? read_if_there(file) : "", 0);
+  Stream& host = rank.host_stream();
+  const std::string recorded = broadcast_text(rank.world(), host, rank.is_main() ? read_if_there(file) : "", 0);
   if (!ops::import_gemm_algorithms(rank.stream(), recorded) && rank.is_main()) {
     logger.warn(file.string() +
                 " was recorded on another GPU or library: the products are timed again, and the last "
@@ -48,8 +39,8 @@ void tune_gemms(RankContext& rank, const Config& config, TrainStep& step, Logger
   std::vector<int64_t> roots = mesh.group({Axis::tensor, Axis::pipeline});
   for (auto root = roots.rbegin(); root != roots.rend(); ++root) {
     const int64_t speaker = *root - to_first_data_rank;
-    ops::import_gemm_algorithms(rank.stream(),
-                                share(rank, speaker == rank.rank() ? own : "", static_cast<int>(speaker)));
+    const std::string text = speaker == rank.rank() ? own : "";
+    ops::import_gemm_algorithms(rank.stream(), broadcast_text(rank.world(), host, text, static_cast<int>(speaker)));
   }
   const std::string chosen = ops::export_gemm_algorithms(rank.stream());
   if (!rank.is_main() || chosen == recorded) return;

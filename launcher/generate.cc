@@ -5,8 +5,9 @@
 #include <filesystem>
 #include <numeric>
 
-#include "checkpoint/checkpoint.h"
+#include "checkpoint/directory.h"
 #include "checkpoint/hugging_face.h"
+#include "checkpoint/load.h"
 #include "core/config/load.h"
 #include "core/data/tokenizer.h"
 #include "core/data/utf8.h"
@@ -28,12 +29,13 @@ struct LoadedModel {
 };
 
 LoadedModel load_from_checkpoint(Stream& stream, const std::string& path) {
-  const Config config = parse_config(read_checkpoint_state(path).config_yaml, path + "/manifest.json");
+  const CheckpointReader reader(path);
+  const Config config = parse_config(reader.manifest().config_yaml, path + "/manifest.json");
   LoadedModel loaded;
   loaded.context = config.data.sequence_length;
   loaded.model = std::make_unique<Transformer>(
       stream, config.model, Transformer::Options{.max_sequence = loaded.context, .with_optimizer_states = false});
-  load_checkpoint(path, ModelState(stream, model_parameters(config.model), loaded.model->parameters()));
+  load_checkpoint(reader, stream, model_parameters(config.model), loaded.model->buckets(), StateParts::weights);
   loaded.tokenizer = make_tokenizer(config.data.tokenizer);
   return loaded;
 }
@@ -44,8 +46,7 @@ LoadedModel load_from_hugging_face(Stream& stream, const std::string& path) {
   loaded.context = std::min<int64_t>(config.max_positions, 4096);
   loaded.model = std::make_unique<Transformer>(
       stream, config, Transformer::Options{.max_sequence = loaded.context, .with_optimizer_states = false});
-  load_hugging_face(SafetensorsReader(path), hugging_face_names(config),
-                    ModelState(stream, model_parameters(config), loaded.model->parameters()));
+  load_hugging_face(SafetensorsReader(path), hugging_face_names(config), stream, loaded.model->buckets());
   const bool has_tokenizer =
       fs::exists(fs::path(path) / "tokenizer.model") || fs::exists(fs::path(path) / "tokenizer.json");
   if (!has_tokenizer && config.vocab_size != 256) {

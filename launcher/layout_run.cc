@@ -19,8 +19,7 @@ namespace {
 
 constexpr double kPerturbation = 0.03;
 
-// Norms and biases begin as constants, which hides what a wrong one would do.
-void perturb(Stream& stream, const std::vector<ParameterRef>& parameters, uint64_t seed) {
+void perturb_constants(Stream& stream, const std::vector<ParameterRef>& parameters, uint64_t seed) {
   std::vector<float> values;
   for (const ParameterRef& ref : parameters) {
     const Parameter& parameter = *ref.parameter;
@@ -88,8 +87,7 @@ void run_rank_of_layout(RankContext& rank, const Config& config, const LayoutInp
   RankModel rank_model(rank, config);
   Transformer& model = rank_model.model;
   TrainStep& step = rank_model.step;
-  model.initialize(stream, seed);
-  perturb(stream, model.parameters(), seed);
+  initialize_without_constants(stream, model, seed);
   gathered.initial.add(stream, model.parameters(), Bucket::Buffer::master, rank.rank());
 
   RankRecord& record = gathered.records[place];
@@ -143,6 +141,11 @@ double worst_relative(const std::vector<double>& values, const std::vector<doubl
 }
 
 }  // namespace
+
+void initialize_without_constants(Stream& stream, Transformer& model, uint64_t seed) {
+  model.initialize(stream, seed);
+  perturb_constants(stream, model.parameters(), seed);
+}
 
 LayoutInput make_layout_input(const Config& config, int64_t steps, uint64_t seed) {
   LayoutInput in;

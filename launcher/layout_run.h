@@ -9,6 +9,7 @@
 #include "core/device/allocator.h"
 #include "launcher/global_tensors.h"
 #include "launcher/step_tokens.h"
+#include "models/transformer.h"
 #include "parallel/comm/flight_recorder.h"
 #include "parallel/comm/thread_world.h"
 #include "parallel/mesh.h"
@@ -19,6 +20,10 @@ namespace trireme {
 // one.
 using LayoutInput = StepTokens;
 LayoutInput make_layout_input(const Config& config, int64_t steps, uint64_t seed);
+
+// Initial values, with N(0, 0.03) added to norms and biases as a pure function of (seed, name, element): they begin as
+// constants, which hides what a wrong one would do.
+void initialize_without_constants(Stream& stream, Transformer& model, uint64_t seed);
 
 // The calls of one kind that a rank made in one step.
 struct Traffic {
@@ -51,8 +56,7 @@ struct LayoutResult {
   std::vector<std::string> findings;  // replicas that differ, elements that no rank holds
 };
 
-// Trains on num_ranks(config.parallel) ranks. Initial values come from the seed, with N(0, 0.03) on norms and biases as a
-// pure function of (seed, name, element), so that none of them is a constant. The learning rate is that of the optimizer
+// Trains on num_ranks(config.parallel) ranks. Initial values come from the seed, none of them constant. The learning rate is that of the optimizer
 // section, constant. REQUIRES: the configuration names every degree (shrink), the input is of its batch and sequence.
 LayoutResult run_layout(const Config& config, const LayoutInput& input, const ThreadWorldOptions& world = {});
 

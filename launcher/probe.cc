@@ -128,7 +128,8 @@ void probe(RankContext& rank, const Config& config, const ProbeOptions& options)
 
   RankModel model(rank, config);
   const NameMap names = hugging_face_names(config.model);
-  load_hugging_face(SafetensorsReader(options.hf_dir), names, model.state);
+  load_hugging_face(SafetensorsReader(options.hf_dir), names, rank.stream(), model.model.buckets());
+  model.step.weights_changed();
 
   std::vector<TensorSpec> specs = {{"loss", FileDType::f64, {steps}}, {"grad_norm", FileDType::f64, {steps}}};
   if (options.logits) {

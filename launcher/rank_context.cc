@@ -22,14 +22,18 @@ RankContext::RankContext(const Config& config, Communicator& world, LocalPlace p
   pool_ = std::make_unique<ThreadPool>(static_cast<int>(threads));
   host_allocator_ = std::make_unique<CpuAllocator>();
   host_stream_ = std::make_unique<CpuStream>(*host_allocator_, *pool_);
+  copy_pool_ = std::make_unique<ThreadPool>(1);
   const int index = device_.device.index;
   if (device_.device.type == DeviceType::cuda) {
     allocator_ = cuda::make_device_allocator(index);
     pinned_ = cuda::make_pinned_allocator(index);
     stream_ = cuda::make_stream(index, *allocator_, *pinned_, *pool_);
+    copy_stream_ = cuda::make_stream(index, *allocator_, *pinned_, *copy_pool_);
   } else {
     allocator_ = std::make_unique<CpuAllocator>();
     stream_ = std::make_unique<CpuStream>(*allocator_, *pool_);
+    copy_allocator_ = std::make_unique<CpuAllocator>();
+    copy_stream_ = std::make_unique<CpuStream>(*copy_allocator_, *copy_pool_);
   }
   const bool nccl = device_.backend == CommBackend::nccl;
   const auto make = [&](const std::vector<int>& ranks, const std::string& name) -> std::unique_ptr<Communicator> {

@@ -30,6 +30,7 @@ class RankContext {
   const RankDevice& device() const { return device_; }
   Stream& stream() { return *stream_; }            // of the device
   Stream& host_stream() { return *host_stream_; }  // of the CPU, for what the ranks' hosts tell each other
+  Stream& copy_stream() { return *copy_stream_; }  // of the device, for a thread that copies beside the training
   Allocator& allocator() { return *allocator_; }
   ThreadPool& pool() { return *pool_; }
   Communicator& world() { return world_; }           // host memory
@@ -48,6 +49,9 @@ class RankContext {
   std::unique_ptr<Allocator> allocator_;
   std::unique_ptr<Allocator> pinned_;  // GPU only
   std::unique_ptr<Stream> stream_;
+  std::unique_ptr<ThreadPool> copy_pool_;
+  std::unique_ptr<Allocator> copy_allocator_;  // CPU only
+  std::unique_ptr<Stream> copy_stream_;
   std::unique_ptr<Groups> groups_;
   TensorGroup tensor_;
 };

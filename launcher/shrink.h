@@ -13,7 +13,7 @@ inline constexpr int64_t kMaxShrunkenRanks = 64;
 // what they are), heads and kv-heads go with the tensor degree, and widths, vocabulary, sequence and batch become small:
 // what divided still divides, what needed padding still needs it, microbatches that didn't fill the last group still don't.
 // A sharding group inside the data ranks stays inside. The optimizer gets the settings under which runs are compared:
-// constant learning rate 1e-3, eps 1e-5. Initial weights become larger for the narrow layers.
+// constant learning rate 1e-3, eps 1e-4. Initial weights become larger for the narrow layers.
 // Nothing else changes.
 //
 // The result names every degree; its layout is legal. ConfigError where the given one isn't.

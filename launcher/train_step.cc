@@ -15,7 +15,7 @@ namespace trireme {
 namespace {
 
 // What the ranks add up in one message.
-enum Sum : int { kLossSum, kSquares, kStop, kNumSums };
+enum Sum : int { kLossSum, kSquares, kStop, kSaving, kNumSums };
 
 // From the first computation's begin to the last one's end, what was no computation.
 double bubble_seconds(const std::vector<TimedAction>& times) {
@@ -146,7 +146,7 @@ void TrainStep::warm_up(int64_t batch, int64_t sequence, bool mask_documents) {
   stream_.synchronize();
 }
 
-void TrainStep::forward_backward(std::span<const HostMicrobatch> microbatches, const std::function<bool()>& ask_stop) {
+void TrainStep::forward_backward(std::span<const HostMicrobatch> microbatches, const std::function<HostNews()>& ask_news) {
   TRIREME_CHECK(!microbatches.empty());
   count_valid(microbatches);
   ops::inverse_count(stream_, valid_, grad_scale_);
@@ -159,10 +159,14 @@ void TrainStep::forward_backward(std::span<const HostMicrobatch> microbatches, c
     run_schedule(microbatches, grad_scale_);
   }
   exposed_ = data_parallel_.finish(stream_);
-  if (ask_stop && ask_stop()) {
-    Tensor stop = sums_.slice(kStop, kStop + 1);
-    ops::fill(stream_, stop, 1);
-  }
+  if (!ask_news) return;
+  const HostNews news = ask_news();
+  const auto tell = [&](int64_t place) {
+    Tensor one = sums_.slice(place, place + 1);
+    ops::fill(stream_, one, 1);
+  };
+  if (news.stop_asked) tell(kStop);
+  if (news.is_saving) tell(kSaving);
 }
 
 void TrainStep::update(double learning_rate, int64_t update) {
@@ -204,6 +208,7 @@ StepNumbers TrainStep::take_numbers() {
   n.valid_tokens = *r.valid.data<int64_t>();
   n.loss = n.valid_tokens > 0 ? sums[kLossSum] / static_cast<double>(n.valid_tokens) : 0.0;
   n.stop_asked = sums[kStop] > 0;
+  n.is_saving = sums[kSaving] > 0;
   n.grad_norm = *r.grad_norm.data<float>();
   n.non_finite = *r.non_finite.data<int32_t>() != 0;
   n.exposed_comm_seconds = r.exposed.seconds();

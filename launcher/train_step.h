@@ -24,12 +24,19 @@ namespace trireme {
 
 class MicrobatchGraphs;
 
+// What the host has to say when the last microbatch of a step is queued.
+struct HostNews {
+  bool stop_asked = false;  // a signal came
+  bool is_saving = false;   // this rank still writes its part of a checkpoint
+};
+
 // What the host learns of a step.
 struct StepNumbers {
   double loss = 0;                  // mean over the valid tokens of the global batch
   double grad_norm = 0;             // before clipping
   bool non_finite = false;          // loss or norm was NaN or Inf in this step or an earlier one; nothing was updated
-  bool stop_asked = false;          // some rank's `ask_stop` said yes
+  bool stop_asked = false;          // some rank's news
+  bool is_saving = false;           // likewise
   int64_t valid_tokens = 0;         // of the global batch
   double exposed_comm_seconds = 0;  // the step was blocked by the reduction of gradients
   double bubble_seconds = 0;        // the step was blocked by other pipeline stages
@@ -45,10 +52,13 @@ class TrainStep {
   // Runs a microbatch of this shape twice, and an evaluation, without counting: what libraries choose and allocate at
   // the first call of a shape is then there. Weights and states stay; gradients are overwritten.
   void warm_up(int64_t batch, int64_t sequence, bool mask_documents);
-  // Forward and backward of all microbatches, gradient reduction; weights stay. `ask_stop` is called when the last
+  // Weights' shards were loaded: values that a rank keeps outside of its shard are gathered.
+  void weights_changed() { data_parallel_.after_update(stream_); }
+  // Forward and backward of all microbatches, gradient reduction; weights stay. `ask_news` is called when the last
   // microbatch is queued; what it says reaches all ranks with the numbers of this step. The host does not wait for the
   // device.
-  void forward_backward(std::span<const HostMicrobatch> microbatches, const std::function<bool()>& ask_stop = nullptr);
+  void forward_backward(std::span<const HostMicrobatch> microbatches,
+                        const std::function<HostNews()>& ask_news = nullptr);
   // The optimizer's update; `update` counts from 1. Queues the copy of the step's numbers to the host. The host does not
   // wait for the device.
   void update(double learning_rate, int64_t update);
@@ -98,7 +108,7 @@ class TrainStep {
   std::unique_ptr<MicrobatchGraphs> graphs_;                // none where microbatches run as they come
   Optimizer optimizer_;
   // On the device; over the world once reduced.
-  Tensor sums_;          // f64 [kNumSums]: losses, squares of gradients, ranks that ask to stop
+  Tensor sums_;          // f64 [kNumSums]: losses, squares of gradients, ranks with news
   Tensor loss_sum_;      // f64 [1], a part of `sums_`
   Tensor valid_;         // i64 [1]: labels that count
   Tensor grad_scale_;    // f32 [1]: 1 / valid

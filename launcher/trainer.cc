@@ -3,8 +3,7 @@
 #include <algorithm>
 #include <chrono>
 
-#include "checkpoint/checkpoint.h"
-#include "checkpoint/hugging_face.h"
+#include "checkpoint/directory.h"
 #include "core/config/load.h"
 #include "core/error.h"
 #include "core/ops/cpu/gemm_peak.h"
@@ -13,6 +12,7 @@
 #include "launcher/diagnose.h"
 #include "launcher/gemm_tuning.h"
 #include "launcher/measured_timeline.h"
+#include "launcher/resume.h"
 #include "optim/learning_rate.h"
 #include "parallel/resolve.h"
 
@@ -62,28 +62,8 @@ Trainer::Trainer(RankContext& rank, const Config& config, Console& console, Logg
 }
 
 int64_t Trainer::prepare() {
-  Stream& stream = rank_.stream();
   model_ = std::make_unique<RankModel>(rank_, config_);
-  const std::string& resume = config_.checkpoint.resume;
-  std::optional<std::string> from;
-  if (resume == "auto") {
-    from = latest_checkpoint(config_.run.dir);
-  } else if (resume != "never") {
-    from = resume;
-  }
-  int64_t finished = 0;
-  if (from) {
-    const CheckpointState state = load_checkpoint(*from, model_->state);
-    finished = state.step;
-    resumed_samples_ = state.consumed_samples;
-    logger_.info("continuing from " + *from + " (step " + std::to_string(finished) + ")");
-  } else if (config_.checkpoint.init_from) {
-    load_hugging_face(SafetensorsReader(*config_.checkpoint.init_from), hugging_face_names(config_.model),
-                      model_->state);
-    logger_.info("starting from the weights in " + *config_.checkpoint.init_from);
-  } else {
-    model_->model.initialize(stream, static_cast<uint64_t>(config_.run.seed));
-  }
+  const RunStart start = load_run_start(rank_, config_, *model_, logger_);
   tune_gemms(rank_, config_, model_->step, logger_);
 
   BatchPlanOptions options;
@@ -91,10 +71,11 @@ int64_t Trainer::prepare() {
   options.micro = config_.batch.micro;
   options.data_degree = rank_.mesh().data_degree();
   options.ramp = config_.batch.ramp;
-  options.first_step = finished;
-  options.first_consumed = resumed_samples_;
+  options.first_step = start.step;
+  options.first_consumed = start.consumed_samples;
   batches_ = std::make_unique<BatchPlan>(options);
-  return finished;
+  make_saver();
+  return start.step;
 }
 
 std::vector<HostBatch> Trainer::next_batches(Loader& loader, int64_t step) const {
@@ -126,19 +107,46 @@ double Trainer::evaluate() {
   return model_->step.evaluate(views_of(batches, config_.data.mask_documents));
 }
 
-double Trainer::save(int64_t finished_steps) {
-  const auto begin = Clock::now();
+void Trainer::make_saver() {
+  CheckpointSaver::Options options;
+  options.run_dir = config_.run.dir;
+  options.host_buffer_bytes = config_.checkpoint.host_buffer_bytes;
+  options.keep_last = config_.checkpoint.keep_last;
+  options.keep_every = config_.checkpoint.keep_every;
+  options.warn = [this](const std::string& text) { logger_.warn(text); };
+  saver_ = std::make_unique<CheckpointSaver>(model_->model.buckets(), rank_.mesh(), rank_.world(), rank_.host_stream(),
+                                             rank_.copy_stream(), std::move(options));
+}
+
+void Trainer::begin_save(int64_t finished_steps) {
   const TraceRange range(rank_.stream(), "checkpoint");
   CheckpointState state;
   state.step = finished_steps;
   state.consumed_samples = batches_->consumed(finished_steps);
+  state.seed = config_.run.seed;
+  state.layout = rank_.mesh().str() + ", zero " + std::to_string(config_.parallel.zero);
   state.config_yaml = dump_config(config_);
-  save_checkpoint(config_.run.dir, state, model_->state);
-  if (rank_.is_main()) {
-    prune_checkpoints(config_.run.dir, config_.checkpoint.keep_last, config_.checkpoint.keep_every);
+  held_up_by_saving([&] { saver_->begin(state, rank_.stream()); });
+  last_save_ = finished_steps;
+}
+
+void Trainer::settle_save(int64_t finished_steps, bool must_succeed) {
+  std::string problem;
+  held_up_by_saving([&] { problem = saver_->settle(); });
+  if (problem.empty()) return;
+  if (!must_succeed) {
+    if (rank_.is_main()) logger_.warn(problem);
+    return;
   }
-  rank_.world().barrier(rank_.host_stream())->wait(rank_.host_stream());
-  return std::chrono::duration<double>(Clock::now() - begin).count();
+  throw MachineError({.what = "the run ends with its last steps unsaved; " + problem,
+                      .where = saver_->path_of(finished_steps),
+                      .hint = "the same command again, which continues from the newest checkpoint"});
+}
+
+void Trainer::held_up_by_saving(const std::function<void()>& work) {
+  const auto begin = Clock::now();
+  work();
+  saving_seconds_ += std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
 void Trainer::fail_not_finite(const std::vector<HostMicrobatch>& microbatches, int64_t step) {
@@ -178,8 +186,10 @@ void Trainer::launch_step(Loader& loader, int64_t step, const StopSignal& stop) 
   flight.batches = next_batches(loader, step);
   flight.data_wait_seconds = loader.waited_seconds() - waited;
   flight.lr = learning_rate(config_.optimizer, config_.run.steps, step);
-  model_->step.forward_backward(views_of(flight.batches, config_.data.mask_documents),
-                                [&stop] { return stop.received() != 0; });
+  model_->step.forward_backward(views_of(flight.batches, config_.data.mask_documents), [&] {
+    return HostNews{stop.received() != 0, saver_->writing()};
+  });
+  held_up_by_saving([&] { saver_->wait_copied(rank_.stream()); });
   model_->step.update(flight.lr, step + 1);
   in_flight_.push_back(std::move(flight));
 }
@@ -193,6 +203,10 @@ StepMetrics Trainer::finish_step(double peak) {
     logger_.warn("step " + std::to_string(flight.step + 1) + " has no label that counts");
   }
   stop_asked_ = stop_asked_ || numbers.stop_asked;
+  // What the ranks said in a step that was queued before the save began is about another one.
+  if (saver_->in_flight() && flight.step >= last_save_ && !numbers.is_saving) {
+    held_up_by_saving([&] { saver_->collect(); });
+  }
 
   finished_steps_ = flight.step + 1;
   // A step that was queued behind another one began when that one ended.
@@ -220,6 +234,8 @@ StepMetrics Trainer::finish_step(double peak) {
 
 void Trainer::report(StepMetrics metrics) {
   metrics.time = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+  metrics.checkpoint_seconds = std::exchange(saving_seconds_, 0.0);
+  saver_->report_finished();
   reporter_->step(metrics);
 }
 
@@ -241,6 +257,11 @@ void Trainer::train(const StopSignal& stop) {
   finished_steps_ = first;
   const double peak = peak_flops();
   reporter_->begin(first, plan_);
+  if (first < config_.run.steps) {
+    saver_->rehearse();
+  } else if (rank_.is_main()) {
+    remove_leftovers(local_files(), config_.run.dir);  // it may have ended while it deleted an older checkpoint
+  }
   LoaderOptions loader_options;
   loader_options.data_rank = rank_.mesh().data_rank();
   loader_options.first_step = first;
@@ -261,14 +282,22 @@ void Trainer::train(const StopSignal& stop) {
     const bool trace_ends = profiler.ends_with(step + 1);
     const bool draws = rank_.mesh().degree(Axis::pipeline) > 1 && config_.profile.start &&
                        step + 1 == config_.profile.end.value_or(*config_.profile.start);
-    if (runs_ahead && !evaluation_due && !save_due && !stop_asked_ && !trace_ends && !draws) continue;
+    const bool saves_behind = config_.checkpoint.async && !last && !stop_asked_;
+    if (runs_ahead && !evaluation_due && (!save_due || saves_behind) && !stop_asked_ && !trace_ends && !draws) {
+      if (save_due) begin_save(step + 1);
+      continue;
+    }
     StepMetrics metrics = finish_step(peak);
     if (draws) draw_timeline(step);
     if (evaluation_due) metrics.valid_loss = evaluate();
-    if (save_due || stop_asked_) metrics.checkpoint_seconds = save(step + 1);
+    if (save_due || stop_asked_) begin_save(step + 1);
     if (trace_ends || stop_asked_ || last) finish_trace(profiler);
-    last_finish_ = Clock::now();
+    // The row comes before the checkpoint is in its place: a run that is killed between the two writes the row again, while
+    // one the other way round would go on behind a row that is nowhere.
     report(metrics);
+    const bool ends = last || stop_asked_;
+    if (ends || (save_due && !config_.checkpoint.async)) settle_save(step + 1, /*must_succeed=*/ends);
+    last_finish_ = Clock::now();
   }
   if (finished_steps_ < config_.run.steps) {
     reporter_->end(RunState::stopped, finished_steps_, "a signal asked for it", 0);

@@ -5,6 +5,7 @@
 #include <deque>
 #include <memory>
 
+#include "checkpoint/saver.h"
 #include "core/config/config.h"
 #include "core/data/dataset.h"
 #include "core/data/loader.h"
@@ -45,7 +46,11 @@ class Trainer {
   int64_t prepare();  // builds the model, loads its state; returns the finished steps
   std::vector<HostBatch> next_batches(Loader& loader, int64_t step) const;
   double evaluate();
-  double save(int64_t finished_steps);
+  void make_saver();
+  void begin_save(int64_t finished_steps);
+  // Waits for the save of this step. MachineError where it must succeed and didn't.
+  void settle_save(int64_t finished_steps, bool must_succeed);
+  void held_up_by_saving(const std::function<void()>& work);
   double peak_flops() const;
   void launch_step(Loader& loader, int64_t step, const StopSignal& stop);
   StepMetrics finish_step(double peak);  // of the oldest step in flight
@@ -64,7 +69,9 @@ class Trainer {
   std::unique_ptr<BatchPlan> batches_;
   std::unique_ptr<RankModel> model_;
   std::unique_ptr<RunReporter> reporter_;
-  int64_t resumed_samples_ = 0;
+  std::unique_ptr<CheckpointSaver> saver_;
+  int64_t last_save_ = -1;        // finished steps of the save that was begun last
+  double saving_seconds_ = 0;     // for which the loop was held up since the last report
   int64_t finished_steps_ = 0;
   std::deque<StepInFlight> in_flight_;
   Clock::time_point last_finish_ = {};

@@ -24,10 +24,6 @@ const Parameter& ModelState::find(const std::string& name) const {
   return *found;
 }
 
-bool ModelState::with_optimizer_states() const {
-  return !local_.empty() && local_.front().bucket->first_moment().defined();
-}
-
 // Of equal copies one speaks; the others add zeros. The sum is one of integers, so that the bits of every float, the
 // sign of a zero among them, come through.
 void ModelState::read(const Parameter& parameter, Bucket::Buffer kind, std::vector<float>& host) const {

@@ -25,7 +25,6 @@ class ModelState {
   const std::vector<Parameter>& parameters() const { return parameters_; }
   // REQUIRES: the model has it.
   const Parameter& find(const std::string& name) const;
-  bool with_optimizer_states() const;
   bool is_main() const { return world_ == nullptr || world_->rank() == 0; }
 
   // The whole tensor, on every rank; `host` is resized.

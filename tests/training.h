@@ -9,7 +9,8 @@
 #include <string>
 #include <vector>
 
-#include "checkpoint/manifest.h"
+#include "checkpoint/directory.h"
+#include "checkpoint/reader.h"
 #include "core/config/load.h"
 #include "core/formats/megatron.h"
 #include "core/metrics/console.h"
@@ -81,10 +82,16 @@ inline void train(const Config& config, int ranks) {
   if (std::filesystem::exists(own)) std::filesystem::copy_file(own, shared, kOverwrite);
 }
 
-// Hashes of the weights and optimizer states of a checkpoint.
-inline std::map<std::string, std::vector<std::string>> state_hashes(const std::string& checkpoint) {
-  std::map<std::string, std::vector<std::string>> hashes;
-  for (const ManifestFile& file : read_manifest(checkpoint).files) hashes[file.name] = file.chunk_hashes;
+// A hash of each weight and optimizer state of a checkpoint, whatever files it lies in.
+using StateHashes = std::map<std::string, uint64_t>;
+inline StateHashes state_hashes(const std::string& checkpoint) {
+  const CheckpointReader reader(checkpoint);
+  StateHashes hashes;
+  for (const StoredTensor& tensor : reader.manifest().tensors) {
+    std::vector<std::byte> bytes(static_cast<size_t>(tensor.bytes()));
+    reader.read_raw(tensor, Box::whole(tensor.shape), bytes);
+    hashes[tensor.name] = hash_bytes(bytes.data(), bytes.size());
+  }
   return hashes;
 }
 

@@ -9,7 +9,6 @@
 #include <string>
 #include <vector>
 
-#include "checkpoint/checkpoint.h"
 #include "tests/training.h"
 
 namespace trireme::testing {
@@ -19,8 +18,7 @@ class TrainingRuns : public ::testing::Test {
   void SetUp() override { write_corpus(dir_ / "corpus", 20000); }
 
   // Trains and returns the hashes of the final checkpoint; the run directory is `name`.
-  std::map<std::string, std::vector<std::string>> run(const std::string& name, int64_t steps, int ranks,
-                                                      std::vector<std::string> sets) {
+  StateHashes run(const std::string& name, int64_t steps, int ranks, std::vector<std::string> sets) {
     sets.push_back("run.dir=" + (dir_ / name));
     train(parse_config(tiny_yaml(dir_, steps), "test", sets), ranks);
     return state_hashes(*latest_checkpoint(dir_ / name));

@@ -1,49 +1,36 @@
 #include "core/formats/atomic_file.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
-#include <cerrno>
 #include <filesystem>
 
 #include "core/error.h"
-#include "core/formats/mapped_file.h"
 
 namespace trireme {
 
 namespace {
 
 constexpr size_t kBufferBytes = size_t{1} << 20;
-// Linux writes at most about 2 GiB in one call.
-constexpr size_t kMaxWriteBytes = size_t{1} << 30;
 
-std::filesystem::path parent_of(const std::string& path) {
-  const std::filesystem::path parent = std::filesystem::path(path).parent_path();
-  return parent.empty() ? std::filesystem::path(".") : parent;
+std::string parent_of(const std::string& path) {
+  const std::string parent = std::filesystem::path(path).parent_path();
+  return parent.empty() ? "." : parent;
 }
 
 }  // namespace
 
-AtomicFile::AtomicFile(const std::string& path) : path_(path), temporary_(path + ".tmp") {
-  std::error_code error;
-  std::filesystem::create_directories(parent_of(path), error);
-  if (error) fail("cannot make the directory of the file", error.value());
-  fd_ = ::open(temporary_.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  if (fd_ < 0) fail("cannot create the file", errno);
+AtomicFile::AtomicFile(const std::string& path, FileSystem& files)
+    : path_(path), temporary_(path + ".tmp"), files_(files) {
+  files_.make_directories(parent_of(path));
+  file_ = files_.create(temporary_);
   buffer_.reserve(kBufferBytes);
 }
 
 AtomicFile::~AtomicFile() {
-  if (fd_ < 0) return;
-  ::close(fd_);
-  ::unlink(temporary_.c_str());
-}
-
-void AtomicFile::fail(const std::string& what, int error) const {
-  std::string hint;
-  if (error == ENOSPC || error == EDQUOT || error == EFBIG) hint = "freeing space there, or another place";
-  if (error == EACCES || error == EPERM || error == EROFS) hint = "a directory that you may write to";
-  throw MachineError({.what = what, .found = errno_text(error), .where = path_, .hint = hint});
+  if (committed_) return;
+  file_.reset();
+  try {
+    files_.remove(temporary_);
+  } catch (...) {  // The next writer of this file cuts it to nothing.
+  }
 }
 
 void AtomicFile::append(std::span<const std::byte> bytes) {
@@ -63,40 +50,20 @@ void AtomicFile::flush() {
 }
 
 void AtomicFile::write_at(int64_t offset, std::span<const std::byte> bytes) {
-  while (!bytes.empty()) {
-    const ssize_t written = ::pwrite(fd_, bytes.data(), std::min(bytes.size(), kMaxWriteBytes), offset);
-    if (written < 0) {
-      if (errno == EINTR) continue;
-      fail("cannot write the file", errno);
-    }
-    bytes = bytes.subspan(static_cast<size_t>(written));
-    offset += written;
-  }
+  TRIREME_CHECK(file_ != nullptr, "a file written after its commit");
+  if (!bytes.empty()) file_->write_at(offset, bytes);
 }
 
 void AtomicFile::commit() {
-  TRIREME_CHECK(fd_ >= 0, "a file committed twice");
+  TRIREME_CHECK(file_ != nullptr, "a file committed twice");
   flush();
-  if (::fsync(fd_) != 0) fail("cannot bring the file to the disk", errno);
-  const int fd = fd_;
-  fd_ = -1;
-  if (::close(fd) != 0) {
-    const int error = errno;
-    ::unlink(temporary_.c_str());
-    fail("cannot close the file", error);
-  }
-  if (::rename(temporary_.c_str(), path_.c_str()) != 0) {
-    const int error = errno;
-    ::unlink(temporary_.c_str());
-    fail("cannot rename the finished file into place", error);
-  }
-  // The rename itself lasts only when the directory has reached the disk. Some file systems can't do that;
-  // the file is whole either way.
-  const int directory = ::open(parent_of(path_).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (directory >= 0) {
-    ::fsync(directory);
-    ::close(directory);
-  }
+  file_->sync();
+  file_->close();
+  file_.reset();
+  files_.rename(temporary_, path_);
+  committed_ = true;
+  // The rename itself lasts only when the directory has reached the disk.
+  files_.sync_directory(parent_of(path_));
 }
 
 }  // namespace trireme

@@ -1,6 +1,7 @@
 // A file that appears whole or not at all: it is written under a temporary name beside its place and renamed
 // there by `commit`, after its bytes have reached the disk. A crash, an error or a destructor without
-// `commit` leaves what stood at the path before.
+// `commit` leaves what stood at the path before. (Where the last flush, that of the directory, is what fails, `commit`
+// throws and the new file stands there, whole.)
 //
 // Thread safety: `write_at` may be called by several threads on ranges that don't overlap; the rest by one.
 // Errors: MachineError that names the path and the system's reason (disk full, no permission, …).
@@ -8,16 +9,19 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
+
+#include "core/formats/file_system.h"
 
 namespace trireme {
 
 class AtomicFile {
  public:
   // Creates missing parent directories and the temporary file, PATH.tmp.
-  explicit AtomicFile(const std::string& path);
+  explicit AtomicFile(const std::string& path, FileSystem& files = local_files());
   ~AtomicFile();
   AtomicFile(const AtomicFile&) = delete;
   AtomicFile& operator=(const AtomicFile&) = delete;
@@ -36,17 +40,18 @@ class AtomicFile {
   // Writes at a place of its own, without the buffer. Don't mix with `append` on one range.
   void write_at(int64_t offset, std::span<const std::byte> bytes);
 
-  // Flushes to the disk and puts the file in its place.
+  // Flushes to the disk and puts the file in its place. No calls after it, whether it succeeds or throws.
   void commit();
 
  private:
   void flush();
-  [[noreturn]] void fail(const std::string& what, int error) const;
 
   std::string path_;
   std::string temporary_;
-  int fd_ = -1;
-  int64_t offset_ = 0;  // where the buffer will go
+  FileSystem& files_;
+  std::unique_ptr<OutputFile> file_;
+  bool committed_ = false;  // the temporary name is gone
+  int64_t offset_ = 0;      // where the buffer will go
   std::vector<std::byte> buffer_;
 };
 

@@ -76,13 +76,17 @@ class SafetensorsReader {
   std::map<std::string, std::string> metadata_;
 };
 
+// What a file begins with: the header's length and the header. The tensors' data follow in the order given, without gaps.
+std::string safetensors_header(const std::vector<TensorSpec>& tensors,
+                               const std::map<std::string, std::string>& metadata = {});
+
 // Writes one file under a temporary name and renames it when finished. The header is fixed at the beginning;
 // the bytes of the tensors may then come in any order and in pieces. In the file tensors stand in the order
 // given, those with wider elements first, so that each is aligned to its element.
 class SafetensorsWriter {
  public:
   SafetensorsWriter(const std::string& path, std::vector<TensorSpec> tensors,
-                    const std::map<std::string, std::string>& metadata = {});
+                    const std::map<std::string, std::string>& metadata = {}, FileSystem& files = local_files());
 
   // The next bytes of a tensor. REQUIRES: the name is in the list; no more than its size in all.
   void write(const std::string& name, std::span<const std::byte> bytes);

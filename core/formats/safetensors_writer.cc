@@ -7,19 +7,13 @@ namespace trireme {
 
 using nlohmann::json;
 
-SafetensorsWriter::SafetensorsWriter(const std::string& path, std::vector<TensorSpec> tensors,
-                                     const std::map<std::string, std::string>& metadata)
-    : file_(path) {
-  std::stable_sort(tensors.begin(), tensors.end(), [](const TensorSpec& a, const TensorSpec& b) {
-    return file_dtype_bytes(a.dtype) > file_dtype_bytes(b.dtype);
-  });
+std::string safetensors_header(const std::vector<TensorSpec>& tensors,
+                               const std::map<std::string, std::string>& metadata) {
   // Entry by entry, to keep the order of the list.
   std::string text = "{";
   if (!metadata.empty()) text += "\"__metadata__\":" + json(metadata).dump();
   int64_t end = 0;
   for (const TensorSpec& tensor : tensors) {
-    const bool added = slots_.emplace(tensor.name, Slot{end, tensor.bytes()}).second;
-    TRIREME_CHECK(added && tensor.name != "__metadata__", "a tensor is listed twice: " + tensor.name);
     const int64_t begin = end;
     end += tensor.bytes();
     const json entry = {
@@ -29,11 +23,24 @@ SafetensorsWriter::SafetensorsWriter(const std::string& path, std::vector<Tensor
   }
   text += '}';
   text.resize((text.size() + 7) / 8 * 8, ' ');  // so that the data begin aligned
-  file_.append_value(static_cast<uint64_t>(text.size()));
-  file_.append(std::as_bytes(std::span(text)));
-  const int64_t data_at = file_.size_bytes();
-  for (auto& [name, slot] : slots_) slot.offset += data_at;
-  size_bytes_ = data_at + end;
+  const auto length = static_cast<uint64_t>(text.size());
+  return std::string(reinterpret_cast<const char*>(&length), sizeof length) + text;
+}
+
+SafetensorsWriter::SafetensorsWriter(const std::string& path, std::vector<TensorSpec> tensors,
+                                     const std::map<std::string, std::string>& metadata, FileSystem& files)
+    : file_(path, files) {
+  std::stable_sort(tensors.begin(), tensors.end(), [](const TensorSpec& a, const TensorSpec& b) {
+    return file_dtype_bytes(a.dtype) > file_dtype_bytes(b.dtype);
+  });
+  const std::string header = safetensors_header(tensors, metadata);
+  file_.append(std::as_bytes(std::span(header)));
+  size_bytes_ = file_.size_bytes();
+  for (const TensorSpec& tensor : tensors) {
+    const bool added = slots_.emplace(tensor.name, Slot{size_bytes_, tensor.bytes()}).second;
+    TRIREME_CHECK(added && tensor.name != "__metadata__", "a tensor is listed twice: " + tensor.name);
+    size_bytes_ += tensor.bytes();
+  }
 }
 
 void SafetensorsWriter::write(const std::string& name, std::span<const std::byte> bytes) {

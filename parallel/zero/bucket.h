@@ -67,6 +67,8 @@ class Bucket {
   enum class Buffer : uint8_t { master, gradient, first_moment, second_moment };
   void read(Stream& stream, const Parameter& parameter, Buffer kind, float* host) const;
   void write(Stream& stream, const Parameter& parameter, Buffer kind, const float* host);
+  // Elements [position, position + n) of this bucket from fp32 on the host, in every copy of them that this rank holds.
+  void store(Stream& stream, Buffer kind, int64_t position, int64_t n, const float* host);
   // What of a parameter lies in this rank's shard, flat; may be empty, and holds padding.
   Tensor shard_of(const Parameter& parameter, Buffer kind) const;
 
@@ -116,8 +118,6 @@ class Bucket {
   void point_gradients(const Tensor& flat);
   const BucketSegment& segment_of(const Parameter& parameter) const;
   const Tensor& shard(Buffer kind) const;
-  // Stores local elements of the weights, [position, position + n) of the bucket, in every copy.
-  void store_weights(Stream& stream, int64_t position, int64_t n, const float* host);
 
   std::string name_;
   std::vector<Weight*> weights_;

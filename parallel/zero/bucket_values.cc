@@ -78,7 +78,11 @@ Tensor Bucket::shard_of(const Parameter& parameter, Buffer kind) const {
   return shard(kind).slice(begin - shard_begin_, end - shard_begin_);
 }
 
-void Bucket::store_weights(Stream& stream, int64_t position, int64_t n, const float* host) {
+void Bucket::store(Stream& stream, Buffer kind, int64_t position, int64_t n, const float* host) {
+  if (kind != Buffer::master) {
+    Tensor flat = shard(kind);
+    return from_host(stream, flat, shard_begin_, position, n, host);
+  }
   if (value_.defined()) from_host(stream, value_, 0, position, n, host);
   if (stage_ == 3) from_host(stream, value_shard_, shard_begin_, position, n, host);
   const bool is_copy = master_.defined() && compute_ != DType::f32;
@@ -106,7 +110,7 @@ void Bucket::initialize(Stream& stream, uint64_t seed) {
     stream.pool().for_ranges(last - first, kGrain, [&](int64_t begin, int64_t end) {
       parameter.part.for_each_run(parameter.shape, first + begin, first + end, fill);
     });
-    store_weights(stream, segment.begin + first, last - first, host.data());
+    store(stream, Buffer::master, segment.begin + first, last - first, host.data());
   }
 }
 
@@ -129,9 +133,7 @@ void Bucket::write(Stream& stream, const Parameter& parameter, Buffer kind, cons
   parameter.part.for_each_run(parameter.shape, 0, n, [&](int64_t to, int64_t from, int64_t count) {
     std::copy_n(host + from, count, local.data() + to);
   });
-  if (kind == Buffer::master) return store_weights(stream, segment.begin, n, local.data());
-  Tensor flat = shard(kind);
-  from_host(stream, flat, shard_begin_, segment.begin, n, local.data());
+  store(stream, kind, segment.begin, n, local.data());
 }
 
 }  // namespace trireme

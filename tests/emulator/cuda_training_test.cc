@@ -11,7 +11,6 @@
 #include <sstream>
 #include <thread>
 
-#include "checkpoint/checkpoint.h"
 #include "core/error.h"
 #include "tests/emulator/emulator.h"
 #include "tests/emulator/nvtx_log.h"
@@ -24,7 +23,7 @@ using testing::read_file;
 using testing::state_hashes;
 using testing::TempDir;
 using testing::tiny_yaml;
-using Hashes = std::map<std::string, std::vector<std::string>>;
+using Hashes = testing::StateHashes;
 
 class CudaTraining : public ::testing::Test {
  protected:
@@ -202,7 +201,7 @@ TEST_F(CudaTraining, ASignalStopsAllRanksAfterTheSameStep) {
   EXPECT_EQ(status.at("exit_code"), 0);
   const auto checkpoint = latest_checkpoint(dir_ / "stopped");
   ASSERT_TRUE(checkpoint.has_value());
-  EXPECT_EQ(read_checkpoint_state(*checkpoint).step, status.at("step"));
+  EXPECT_EQ(read_manifest(*checkpoint).step, status.at("step"));
   EXPECT_EQ(static_cast<int64_t>(losses("stopped").size()), status.at("step"));
 }
 

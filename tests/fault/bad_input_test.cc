@@ -8,7 +8,8 @@
 #include <filesystem>
 #include <limits>
 
-#include "checkpoint/checkpoint.h"
+#include "checkpoint/directory.h"
+#include "checkpoint/manifest.h"
 #include "core/formats/safetensors.h"
 #include "tests/fault/program.h"
 #include "tests/training.h"
@@ -118,7 +119,7 @@ TEST_F(BadInput, DiskFullWhileSavingKeepsTheOldCheckpoint) {
                4, {"No space left on device", "checkpoints"});
   const std::optional<std::string> kept = latest_checkpoint(disk + "/run");
   ASSERT_TRUE(kept.has_value());
-  EXPECT_EQ(read_checkpoint_state(*kept).step, 1);
+  EXPECT_EQ(read_manifest(*kept).step, 1);
   for (const auto& entry : fs::directory_iterator(disk + "/run/checkpoints")) {
     EXPECT_NE(entry.path().extension(), ".tmp") << entry.path();
   }
@@ -169,11 +170,11 @@ TEST_F(BadInput, TasksOfSlurmWithoutPmix) {
 TEST_F(BadInput, DamagedCheckpointIsNamed) {
   ASSERT_EQ(run_program(train("run.steps=2")).exit_code, 0);
   const std::string checkpoint = *latest_checkpoint(dir_ / "run");
-  std::string weights = testing::read_file(checkpoint + "/weights.safetensors");
+  std::string weights = testing::read_file(checkpoint + "/rank-00000.safetensors");
   weights[weights.size() - 3] ^= 1;
-  write_file(checkpoint + "/weights.safetensors", weights);
-  expect_error(train(), 3, {"weights.safetensors", "damaged", "chunk"});
-  expect_error("TRIREME generate '" + (dir_ / "run") + "' --prompt x", 3, {"weights.safetensors"});
+  write_file(checkpoint + "/rank-00000.safetensors", weights);
+  expect_error(train(), 3, {"rank-00000.safetensors", "damaged", "chunk"});
+  expect_error("TRIREME generate '" + (dir_ / "run") + "' --prompt x", 3, {"rank-00000.safetensors"});
   // Another model.
   fs::remove_all(dir_ / "run");
   ASSERT_EQ(run_program(train("run.steps=2")).exit_code, 0);

@@ -12,6 +12,7 @@ namespace trireme::layouts {
 namespace {
 
 constexpr int64_t kFewRanks = 48;  // of layouts that needn't have kMaxRanks
+constexpr int64_t kFewLayers = 8;  // so many don't drown the embedding
 
 struct Axes {
   int64_t data = 1;
@@ -97,9 +98,8 @@ class Numbers {
     const int64_t heads = levels_[kKvHeads] == 1 ? kv_heads * random_.pick<int64_t>({2, 3}) : kv_heads;
     const int64_t head_dim = heads > 12 ? 4 : heads == 1 ? 16 : 8;
     set("model.num_attention_heads", heads);
-    set("model.hidden_size", heads * head_dim);
-    // Narrow layers with the usual 0.02 would hardly attend; with much more, rounding grows from layer to layer.
-    set("model.initializer_range", std::to_string(0.4 / std::sqrt(static_cast<double>(heads * head_dim))));
+    hidden_size_ = heads * head_dim;
+    set("model.hidden_size", hidden_size_);
     set("model.intermediate_size", 8 * axes_.tensor * random_.pick<int64_t>({1, 2}) + random_.pick<int64_t>({0, 3}));
     set_switch("model.tie_word_embeddings", kTied);
     const int64_t unit = 8 * axes_.tensor;
@@ -134,7 +134,17 @@ class Numbers {
     } else if (chunks <= 2) {
       std::fill(list.begin(), list.end(), 2 / chunks);
     }
-    set("model.num_hidden_layers", std::accumulate(list.begin(), list.end(), int64_t{0}));
+    const int64_t layers = std::accumulate(list.begin(), list.end(), int64_t{0});
+    set("model.num_hidden_layers", layers);
+    set("model.initializer_range", std::to_string(initializer_range(layers)));
+  }
+
+  // Narrow layers with the usual 0.02 would hardly attend. What a layer adds to the hidden states grows with the square
+  // of this, the embedding only in proportion: below many layers of the full range it would drown. All tokens would come
+  // to look alike, and the gradients of queries and keys, which live on how tokens differ, would be lost in rounding.
+  double initializer_range(int64_t layers) const {
+    const double depth = static_cast<double>(std::max(layers, kFewLayers));
+    return 0.4 / std::sqrt(static_cast<double>(hidden_size_)) * static_cast<double>(kFewLayers) / depth;
   }
 
   void set_batch() {
@@ -157,6 +167,7 @@ class Numbers {
   Random& random_;
   Axes axes_;
   int64_t virtual_stages_ = 1;
+  int64_t hidden_size_ = 0;
   int64_t group_ = 0;
   std::vector<std::string> sets_;
 };

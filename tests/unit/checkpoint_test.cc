@@ -1,11 +1,14 @@
-#include "checkpoint/checkpoint.h"
-
+// Checkpoints of one rank: they come back, old ones go, damage is named. Many ranks: tests/parallel.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 
-#include "checkpoint/manifest.h"
+#include "checkpoint/directory.h"
+#include "checkpoint/load.h"
+#include "checkpoint/saver.h"
 #include "core/device/thread_pool.h"
+#include "core/formats/safetensors.h"
 #include "tests/unit/data_testing.h"
 
 namespace fs = std::filesystem;
@@ -21,39 +24,57 @@ using testing::write_file;
 // One bucket of two parameters, with values that tell them apart.
 class CheckpointTest : public ::testing::Test {
  protected:
-  CheckpointTest() : pool_(1), stream_(allocator_, pool_) {
+  CheckpointTest() : pool_(1), stream_(allocator_, pool_), copies_(allocator_, pool_) {
     Parameter matrix;
     matrix.name = "m.weight";
     matrix.shape = {3, 5};
     matrix.init = {Initializer::Kind::normal, 0.5};
+    matrix.part = LocalPart::whole(matrix.shape);
     Parameter norm;
     norm.name = "n.weight";
     norm.shape = {7};
     norm.role = Role::norm;
     norm.init = {Initializer::Kind::constant, 1.0};
+    norm.part = LocalPart::whole(norm.shape);
     matrix_ = Weight(matrix);
     norm_ = Weight(norm);
     bucket_ = std::make_unique<Bucket>(stream_, "b", std::vector<Weight*>{&matrix_, &norm_}, Bucket::Options{});
     bucket_->initialize(stream_, 3);
-    refs_ = {{&matrix_.parts[0], bucket_.get()}, {&norm_.parts[0], bucket_.get()}};
+    parameters_ = {matrix, norm};
+    world_ = make_self_communicator("world", recorder_);
   }
 
-  ModelState model() { return {stream_, {matrix_.parts[0], norm_.parts[0]}, refs_}; }
-  std::string save(int64_t step) { return save_checkpoint(dir_.path(), {step, step * 10, "config: text"}, model()); }
+  std::string save(int64_t step) {
+    CheckpointSaver saver({bucket_.get()}, Mesh({}, 0), *world_, stream_, copies_, {.run_dir = dir_.path()});
+    saver.begin({.step = step, .consumed_samples = step * 10, .seed = 5, .config_yaml = "config: text"}, stream_);
+    EXPECT_EQ(saver.settle(), "");
+    return saver.path_of(step);
+  }
+  void load(const std::string& path, StateParts parts = StateParts::everything) {
+    load_checkpoint(CheckpointReader(path), stream_, parameters_, {bucket_.get()}, parts);
+  }
   std::vector<float> values() {
     std::vector<float> all(22);
     bucket_->read(stream_, matrix_.parts[0], Bucket::Buffer::master, all.data());
     bucket_->read(stream_, norm_.parts[0], Bucket::Buffer::first_moment, all.data() + 15);
     return all;
   }
+  std::vector<std::string> names() {
+    std::vector<std::string> left;
+    for (const auto& entry : fs::directory_iterator(dir_ / "checkpoints")) left.push_back(entry.path().filename());
+    std::sort(left.begin(), left.end());
+    return left;
+  }
 
   TempDir dir_;
   ThreadPool pool_;
   CpuAllocator allocator_;
-  CpuStream stream_;
+  CpuStream stream_, copies_;
+  FlightRecorder recorder_{0};
+  std::unique_ptr<Communicator> world_;
   Weight matrix_, norm_;
   std::unique_ptr<Bucket> bucket_;
-  std::vector<ParameterRef> refs_;
+  std::vector<Parameter> parameters_;
 };
 
 TEST_F(CheckpointTest, ComesBackAsItWas) {
@@ -62,23 +83,68 @@ TEST_F(CheckpointTest, ComesBackAsItWas) {
   const std::vector<float> before = values();
   const std::string path = save(12);
   EXPECT_EQ(latest_checkpoint(dir_.path()), path);
+  EXPECT_TRUE(is_checkpoint(path));
   bucket_->initialize(stream_, 99);
   EXPECT_NE(values(), before);
-  const CheckpointState state = load_checkpoint(path, model());
+  load(path);
   EXPECT_EQ(values(), before);
-  EXPECT_EQ(state.step, 12);
-  EXPECT_EQ(state.consumed_samples, 120);
-  EXPECT_EQ(state.config_yaml, "config: text");
+  const Manifest manifest = read_manifest(path);
+  EXPECT_EQ(manifest.step, 12);
+  EXPECT_EQ(manifest.consumed_samples, 120);
+  EXPECT_EQ(manifest.seed, 5);
+  EXPECT_EQ(manifest.config_yaml, "config: text");
+  EXPECT_EQ(CheckpointReader::verify(path), std::vector<std::string>());
+  // Weights alone.
+  const std::vector<float> zeros(7);
+  bucket_->write(stream_, norm_.parts[0], Bucket::Buffer::first_moment, zeros.data());
+  load(path, StateParts::weights);
+  const std::vector<float> after = values();
+  EXPECT_EQ(std::vector<float>(after.begin() + 15, after.end()), zeros);
+}
+
+// The files are what others can read: a box that is the whole has the tensor's own name.
+TEST_F(CheckpointTest, FilesAreSafetensors) {
+  const SafetensorsReader reader(save(1) + "/rank-00000.safetensors");
+  EXPECT_EQ(reader.names(), (std::vector<std::string>{
+                                "m.weight", "n.weight", "optimizer.first_moment.m.weight", "optimizer.first_moment.n.weight",
+                                "optimizer.second_moment.m.weight", "optimizer.second_moment.n.weight"}));
+  std::vector<float> stored(15);
+  reader.read("m.weight", 0, std::span<float>(stored));
+  std::vector<float> held = values();
+  held.resize(15);
+  EXPECT_EQ(stored, held);
 }
 
 TEST_F(CheckpointTest, OldOnesArePruned) {
   for (const int64_t step : {10, 20, 30, 40, 50}) save(step);
+  prune_checkpoints(local_files(), dir_.path(), /*keep_last=*/2, /*keep_every=*/20);
+  EXPECT_EQ(names(), (std::vector<std::string>{"step-00000020", "step-00000040", "step-00000050"}));
+  // A damaged newest one neither counts nor goes: the newest valid one stays.
+  fs::remove(dir_ / "checkpoints/step-00000050/rank-00000.safetensors");
+  prune_checkpoints(local_files(), dir_.path(), /*keep_last=*/1, /*keep_every=*/0);
+  EXPECT_EQ(names(), (std::vector<std::string>{"step-00000040", "step-00000050"}));
+}
+
+TEST_F(CheckpointTest, LeftoversGoBeforeTheFirstStep) {
+  save(10);
   fs::create_directories(dir_ / "checkpoints/step-00000060.tmp");
-  prune_checkpoints(dir_.path(), /*keep_last=*/2, /*keep_every=*/20);
-  std::vector<std::string> left;
-  for (const auto& entry : fs::directory_iterator(dir_ / "checkpoints")) left.push_back(entry.path().filename());
-  std::sort(left.begin(), left.end());
-  EXPECT_EQ(left, (std::vector<std::string>{"step-00000020", "step-00000040", "step-00000050"}));
+  write_file(dir_ / "checkpoints/step-00000060.tmp/rank-00000.safetensors", "half");
+  CheckpointSaver saver({bucket_.get()}, Mesh({}, 0), *world_, stream_, copies_, {.run_dir = dir_.path()});
+  saver.rehearse();
+  EXPECT_EQ(names(), (std::vector<std::string>{"step-00000010"}));
+}
+
+TEST_F(CheckpointTest, LaterOnesAreSetAside) {
+  const std::string from = save(10);
+  save(20);
+  save(30);
+  EXPECT_EQ(set_aside_later_checkpoints(local_files(), dir_.path(), 10, from).size(), 2u);
+  EXPECT_EQ(latest_checkpoint(dir_.path()), from);
+  save(20);
+  EXPECT_EQ(set_aside_later_checkpoints(local_files(), dir_.path(), 0, "").size(), 2u);
+  EXPECT_EQ(latest_checkpoint(dir_.path()), std::nullopt);
+  EXPECT_EQ(names(), (std::vector<std::string>{"step-00000010.aside", "step-00000020.aside", "step-00000020.aside-1",
+                                               "step-00000030.aside"}));
 }
 
 TEST_F(CheckpointTest, WithoutAValidManifestThereIsNone) {
@@ -86,11 +152,11 @@ TEST_F(CheckpointTest, WithoutAValidManifestThereIsNone) {
   const std::string path = save(2);
   const std::string manifest = read_file(path + "/manifest.json");
   // Any changed character makes it invalid; the older one is found instead.
-  for (const size_t at : {manifest.size() / 4, manifest.size() / 2, manifest.size() - 10}) {
+  for (size_t at = 0; at < manifest.size(); at += 7) {
     std::string changed = manifest;
-    changed[at] = changed[at] == 'x' ? 'y' : 'x';
+    changed[at] = changed[at] == ' ' ? '\t' : ' ';
     write_file(path + "/manifest.json", changed);
-    EXPECT_EQ(latest_checkpoint(dir_.path()), old_path) << at;
+    ASSERT_EQ(latest_checkpoint(dir_.path()), old_path) << at;
   }
   write_file(path + "/manifest.json", manifest);
   EXPECT_EQ(latest_checkpoint(dir_.path()), path);
@@ -101,25 +167,29 @@ TEST_F(CheckpointTest, WithoutAValidManifestThereIsNone) {
 
 TEST_F(CheckpointTest, NewerFormatAndDamageAreNamed) {
   const std::string path = save(1);
-  std::string manifest = read_file(path + "/manifest.json");
-  const std::string key = "\"format_version\": 1";
+  const std::string manifest = read_file(path + "/manifest.json");
+  const std::string key = "\"format_version\":2";
   ASSERT_NE(manifest.find(key), std::string::npos);
   std::string newer = manifest;
-  newer.replace(newer.find(key), key.size(), "\"format_version\": 9");
+  newer.replace(newer.find(key), key.size(), "\"format_version\":9");
   write_file(path + "/manifest.json", newer);
   EXPECT_NE(message_of<DataError>([&] { read_manifest(path); }).find("newer"), std::string::npos);
   write_file(path + "/manifest.json", manifest);
-  for (const char* file : {"weights.safetensors", "first_moments.safetensors", "second_moments.safetensors"}) {
-    const std::string bytes = read_file(path + "/" + file);
-    std::string flipped = bytes;
-    flipped.back() ^= 4;
-    write_file(path + "/" + file, flipped);
-    EXPECT_NE(message_of<DataError>([&] { load_checkpoint(path, model()); }).find(file), std::string::npos);
-    write_file(path + "/" + file, bytes.substr(0, bytes.size() - 1));
-    EXPECT_NE(message_of<DataError>([&] { load_checkpoint(path, model()); }).find(file), std::string::npos);
-    write_file(path + "/" + file, bytes);
+  const std::string file = path + "/rank-00000.safetensors";
+  const std::string bytes = read_file(file);
+  std::string flipped = bytes;
+  flipped.back() ^= 4;
+  write_file(file, flipped);
+  for (const std::string part : {"rank-00000.safetensors", "chunk 0", "m.weight", "expected hash", "found"}) {
+    EXPECT_NE(message_of<DataError>([&] { load(path); }).find(part), std::string::npos) << part;
   }
-  load_checkpoint(path, model());
+  EXPECT_EQ(CheckpointReader::verify(path).size(), 1u);
+  write_file(file, bytes.substr(0, bytes.size() - 1));
+  EXPECT_NE(message_of<DataError>([&] { load(path); }).find("another size"), std::string::npos);
+  write_file(file, bytes);
+  load(path);
+  parameters_.pop_back();
+  EXPECT_NE(message_of<DataError>([&] { load(path); }).find("another model"), std::string::npos);
 }
 
 }  // namespace

@@ -1,0 +1,31 @@
+// A file of a checkpoint while it is written: from front to back, in chunks of 4 MiB that are hashed on the way.
+//
+// Thread safety: one thread. Errors: MachineError of the FileSystem.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "checkpoint/manifest.h"
+
+namespace trireme {
+
+class HashedFile {
+ public:
+  HashedFile(FileSystem& files, const std::string& path);
+
+  void append(std::span<const std::byte> bytes);
+  // Brings the file to the disk; returns what the manifest says of it.
+  StoredFile finish();
+
+ private:
+  void flush();
+
+  std::unique_ptr<OutputFile> file_;
+  StoredFile stored_;
+  std::vector<std::byte> chunk_;  // not written yet
+};
+
+}  // namespace trireme

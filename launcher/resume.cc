@@ -1,0 +1,128 @@
+#include "launcher/resume.h"
+
+#include <filesystem>
+#include <optional>
+#include <vector>
+
+#include "checkpoint/directory.h"
+#include "checkpoint/hugging_face.h"
+#include "checkpoint/load.h"
+#include "core/error.h"
+#include "parallel/comm/texts.h"
+
+namespace trireme {
+
+namespace {
+
+// A checkpoint that the user named: itself, or the newest of a run directory.
+std::optional<std::string> named_checkpoint(const std::string& path) {
+  if (is_checkpoint(path)) return path;
+  return latest_checkpoint(path);
+}
+
+// Loads it on this rank. Says what is damaged, if anything; another model is an error on all ranks alike.
+std::string try_load(RankContext& rank, RankModel& model, const std::string& path, StateParts parts, RunStart& start) {
+  const std::vector<Parameter>& parameters = model.state.parameters();
+  std::optional<CheckpointReader> reader;
+  try {
+    reader.emplace(path);
+  } catch (const DataError& error) {
+    return error.what();
+  }
+  check_same_model(*reader, parameters);
+  try {
+    load_checkpoint(*reader, rank.stream(), parameters, model.model.buckets(), parts);
+  } catch (const DataError& error) {
+    return error.what();
+  }
+  start.step = reader->manifest().step;
+  start.consumed_samples = reader->manifest().consumed_samples;
+  return {};
+}
+
+// The first rank's problem that has one, on all ranks.
+std::string first_problem(RankContext& rank, const std::string& own) {
+  Stream& stream = rank.host_stream();
+  int64_t speaker = own.empty() ? rank.world_size() : rank.rank();
+  rank.world().all_reduce(Tensor::borrow(&speaker, {1}, DType::i64), ReduceOp::min, stream)->wait(stream);
+  if (speaker == rank.world_size()) return {};
+  return broadcast_text(rank.world(), stream, own, static_cast<int>(speaker));
+}
+
+// The newest checkpoint that every rank can load what it needs of; its path, or nothing where there is none at all.
+std::string load_newest(RankContext& rank, const Config& config, RankModel& model, Logger& logger, RunStart& start) {
+  std::vector<std::string> found;  // on rank 0
+  std::vector<std::string> skipped;
+  if (rank.is_main()) found = list_checkpoints(config.run.dir, &skipped);
+  for (const std::string& problem : skipped) logger.warn("a checkpoint is passed over: " + problem);
+  std::string last_problem = skipped.empty() ? "" : skipped.back();
+  for (size_t i = 0;; ++i) {
+    const std::string path =
+        broadcast_text(rank.world(), rank.host_stream(), i < found.size() ? found[i] : std::string(), 0);
+    if (path.empty()) break;
+    const std::string problem = first_problem(rank, try_load(rank, model, path, StateParts::everything, start));
+    if (problem.empty()) return path;
+    if (rank.is_main()) logger.warn("a checkpoint is passed over: " + problem);
+    last_problem = problem;
+  }
+  last_problem = broadcast_text(rank.world(), rank.host_stream(), last_problem, 0);
+  if (last_problem.empty()) return {};
+  throw DataError({.what = "no checkpoint of the run can be used; of the last one: " + last_problem,
+                   .where = checkpoints_directory(config.run.dir),
+                   .hint = "checkpoint.resume: never, which starts anew and sets these aside"});
+}
+
+void load_named(RankContext& rank, RankModel& model, const std::string& path, StateParts parts, RunStart& start) {
+  const std::string problem = first_problem(rank, try_load(rank, model, path, parts, start));
+  if (problem.empty()) return;
+  throw DataError({.what = "the checkpoint can't be loaded: " + problem, .where = path});
+}
+
+void start_from_weights(RankContext& rank, const Config& config, RankModel& model, Logger& logger) {
+  const std::string& path = *config.checkpoint.init_from;
+  if (const auto checkpoint = named_checkpoint(path)) {
+    RunStart of_the_weights;
+    load_named(rank, model, *checkpoint, StateParts::weights, of_the_weights);
+  } else {
+    load_hugging_face(SafetensorsReader(path), hugging_face_names(config.model), rank.stream(), model.model.buckets());
+  }
+  logger.info("starting from the weights in " + path);
+}
+
+}  // namespace
+
+RunStart load_run_start(RankContext& rank, const Config& config, RankModel& model, Logger& logger) {
+  const std::string& resume = config.checkpoint.resume;
+  RunStart start;
+  std::string from;
+  if (resume == "auto") {
+    from = load_newest(rank, config, model, logger, start);
+  } else if (resume != "never") {
+    const auto path = named_checkpoint(resume);
+    if (!path) {
+      throw DataError({.what = "there is no checkpoint",
+                       .expected = "a checkpoint's directory, or a run directory with one",
+                       .where = resume,
+                       .hint = "checkpoint.resume: auto, never, or another path"});
+    }
+    from = *path;
+    load_named(rank, model, from, StateParts::everything, start);
+  }
+  if (!from.empty()) {
+    logger.info("continuing from " + from + " (step " + std::to_string(start.step) + ")");
+  } else if (config.checkpoint.init_from) {
+    start_from_weights(rank, config, model, logger);
+  } else {
+    model.model.initialize(rank.stream(), static_cast<uint64_t>(config.run.seed));
+  }
+  model.step.weights_changed();
+  if (rank.is_main()) {
+    for (const std::string& path : set_aside_later_checkpoints(local_files(), config.run.dir, start.step, from)) {
+      logger.warn("this run goes on from step " + std::to_string(start.step) +
+                  "; a later checkpoint is set aside: " + path);
+    }
+  }
+  return start;
+}
+
+}  // namespace trireme

@@ -1,0 +1,90 @@
+// config.json as it is exported: the model comes back, and the keys are those of files that transformers wrote.
+#include "core/config/hf_config_writer.h"
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "core/config/load.h"
+#include "tests/unit/data_testing.h"
+#include "tests/unit/hugging_face_testing.h"
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+namespace trireme {
+namespace {
+
+using testing::read_file;
+using testing::TempDir;
+using testing::write_file;
+
+ModelConfig reread(const ModelConfig& model, const TempDir& dir) {
+  write_file(dir / "config.json", hf_config_json(model, {}));
+  return load_hf_model(dir.path());
+}
+
+TEST(HfConfigWriter, EveryModelComesBack) {
+  const TempDir dir;
+  for (const auto& [name, model] : testing::hugging_face_models()) EXPECT_EQ(reread(model, dir), model) << name;
+}
+
+// Keys of those files that say nothing about the mathematics, or depend on the run that wrote them.
+bool is_incidental(const std::string& key) {
+  static const std::vector<std::string> kKeys = {"transformers_version", "use_cache",         "bos_token_id",
+                                                 "eos_token_id",         "max_window_layers", "layer_types",
+                                                 "add_cross_attention",  "pretraining_tp"};
+  return key.starts_with("summary_") || std::find(kKeys.begin(), kKeys.end(), key) != kKeys.end();
+}
+
+TEST(HfConfigWriter, AgreesWithTheFilesOfTransformers) {
+  const TempDir dir;
+  int files = 0;
+  for (const auto& entry : fs::directory_iterator(std::string(TRIREME_SOURCE_DIR) + "/tests/oracle/golden")) {
+    const fs::path file = entry.path() / "config.json";
+    if (!fs::exists(file)) continue;
+    ++files;
+    const ModelConfig model = load_hf_model(entry.path().string());
+    EXPECT_EQ(reread(model, dir), model) << file;
+    const json theirs = json::parse(read_file(file.string()));
+    const json ours = json::parse(read_file(dir / "config.json"));
+    const bool old_rotary = !theirs.contains("rope_parameters");
+    for (const auto& [key, value] : theirs.items()) {
+      if (is_incidental(key)) continue;
+      if (key == "rope_scaling" && old_rotary) {  // {"type": …, "factor": …}; the newer name is rope_type
+        EXPECT_EQ(ours[key]["rope_type"], value["type"]);
+        EXPECT_EQ(ours[key]["factor"], value["factor"]);
+        continue;
+      }
+      EXPECT_EQ(ours.value(key, json("missing")), value) << file << " " << key;
+    }
+  }
+  EXPECT_GE(files, 14);
+}
+
+TEST(HfConfigWriter, BothFormsOfRotarySettingsSayTheSame) {
+  const json llama3 = json::parse(hf_config_json(testing::hugging_face_model("llama_llama3").config, {}));
+  EXPECT_EQ(llama3["rope_theta"], 1e4);
+  EXPECT_EQ(llama3["rope_scaling"], json::parse(R"({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+      "high_freq_factor": 4.0, "original_max_position_embeddings": 32})"));
+  json newer = llama3["rope_parameters"];
+  EXPECT_EQ(newer["rope_theta"], 1e4);
+  newer.erase("rope_theta");
+  EXPECT_EQ(newer, llama3["rope_scaling"]);
+  const json plain = json::parse(hf_config_json(testing::hugging_face_model("qwen3").config, {}));
+  EXPECT_TRUE(plain["rope_scaling"].is_null());
+  EXPECT_EQ(plain["rope_parameters"], json::parse(R"({"rope_type": "default", "rope_theta": 500000.0})"));
+}
+
+TEST(HfConfigWriter, WordsOfTheFilesAreWritten) {
+  const ModelConfig model = testing::hugging_face_model("gpt2").config;
+  const json config = json::parse(hf_config_json(model, {.dtype = "bfloat16", .end_of_document = 7}));
+  EXPECT_EQ(config["dtype"], "bfloat16");
+  EXPECT_EQ(config["torch_dtype"], "bfloat16");
+  EXPECT_EQ(config["eos_token_id"], 7);
+  EXPECT_TRUE(json::parse(hf_config_json(model, {}))["eos_token_id"].is_null());
+  EXPECT_EQ(json::parse(hf_generation_config_json({.end_of_document = 7}))["eos_token_id"], 7);
+  EXPECT_FALSE(json::parse(hf_generation_config_json({})).contains("eos_token_id"));
+}
+
+}  // namespace
+}  // namespace trireme
