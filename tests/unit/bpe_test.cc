@@ -9,6 +9,7 @@
 
 #include "core/data/bpe/merger.h"
 #include "core/data/bpe/normalizer.h"
+#include "core/data/growing_text.h"
 #include "core/data/tokenize.h"
 #include "core/data/tokenizer.h"
 #include "core/data/utf8.h"
@@ -175,6 +176,39 @@ TEST(BpeTokenizer, ManyThreadsGiveTheSameIds) {
   for (auto& out : of_thread) threads.emplace_back([&] { out = encode(*tokenizer, text); });
   for (std::thread& thread : threads) thread.join();
   for (const auto& out : of_thread) EXPECT_TRUE(out == ids);
+}
+
+// What `trireme generate` prints: no half characters, and in the end all of the text.
+TEST(GrowingText, CharactersSpreadOverIds) {
+  const auto show = [](const Tokenizer& tokenizer, const std::vector<int32_t>& ids) {
+    GrowingText text(tokenizer);
+    std::string shown;
+    for (const int32_t id : ids) {
+      const std::string piece = text.add(id);
+      EXPECT_TRUE(is_utf8(piece));
+      shown += piece;
+    }
+    return shown + text.finish();
+  };
+  for (const char* style : {"gpt2", "bytes"}) {
+    const auto tokenizer = style == std::string("bytes") ? make_tokenizer(style) : golden_tokenizer(style);
+    const std::string text = "a\uFFFD 👩‍👩‍👧‍👦 𝟗船\uFFFD\uFFFD\uFFFD\uFFFD\U00020BB7é" +
+                             repair_utf8(bpe_mixture(2000, 13)) + "🚣";
+    const std::vector<int32_t> ids = encode(*tokenizer, text);
+    EXPECT_TRUE(show(*tokenizer, ids) == text) << style;
+    // Ids of bytes that are no characters, some only at the end.
+    for (const char* broken :
+         {"a\xF0\x9F\x98z", "\x80\x80\x80\x80\xE2\x82", "\xFF\xFF\xF4\x8F", "\xC3", "\xF0\x80\x80\x80."}) {
+      std::vector<int32_t> bytes;
+      const auto one_byte = [&](char c) {  // the id that stands for this byte alone
+        for (int32_t id = 0;; ++id) {
+          if (tokenizer->decode(std::vector<int32_t>{id}) == std::string(1, c)) return id;
+        }
+      };
+      for (const char* c = broken; *c != '\0'; ++c) bytes.push_back(one_byte(*c));
+      EXPECT_EQ(show(*tokenizer, bytes), repair_utf8(broken)) << style;
+    }
+  }
 }
 
 // A word of 1 MB: the heap and the short words' search must agree where both can be used, and take no quadratic time.
