@@ -169,5 +169,16 @@ TEST(BpePattern, WhiteSpaceIsUnicodes) {
   for (const char* other : {"\u180E", "\u200B", "\uFEFF", "\x1C", "a"}) EXPECT_FALSE(is_space(other)) << other;
 }
 
+// What a match must remember for every character it has passed doesn't fit on the small stack.
+TEST(BpePattern, LongMatches) {
+  const bpe::Regex regex(bpe::translate_pattern("(?:(?:a|b)\\p{L})+c", "here").pcre, "here");
+  std::string text;
+  for (int i = 0; i < 100000; ++i) text += "ax";
+  bpe::Span match;
+  const std::string whole = text + "c";
+  EXPECT_TRUE(bpe::Matcher(regex).find(whole, 0, match));
+  EXPECT_EQ(match.end, whole.size());
+}
+
 }  // namespace
 }  // namespace trireme
