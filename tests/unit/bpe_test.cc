@@ -9,6 +9,7 @@
 
 #include "core/data/bpe/merger.h"
 #include "core/data/bpe/normalizer.h"
+#include "core/data/bpe/word_cache.h"
 #include "core/data/growing_text.h"
 #include "core/data/tokenize.h"
 #include "core/data/tokenizer.h"
@@ -60,6 +61,35 @@ std::unique_ptr<Tokenizer> changed(const std::string& style, const std::function
   change(file);
   write_file(dir / "tokenizer.json", file.dump());
   return make_tokenizer(dir.path());
+}
+
+// Every one of many small texts, around line ends, cut wherever the tokenizer says, with all kinds of text after it.
+void expect_cuts_hold(const Tokenizer& tokenizer) {
+  const std::vector<std::string> pieces = {"\n",     "\n\n",    " ",      "a",    "A's",    "1",
+                                           ".",      "\r\n",    "\u3000", "船",   "\u0301", "\u1100\u1161",
+                                           "<left>", "<right>", "\t",     "\xFF", "word"};
+  const std::vector<std::string> tails = {"",     "a", "\n",     " ",  ".",  "\u0301", "\u1161",
+                                          "\xFF", "1", "<left>", "'s", "\r", "word"};
+  size_t cuts = 0;
+  uint64_t state = 1;
+  for (int i = 0; i < 4000; ++i) {
+    std::string text;
+    for (int n = 0; n < 7; ++n) {
+      state = state * 6364136223846793005u + 1442695040888963407u;
+      text += pieces[(state >> 33) % pieces.size()];
+    }
+    const size_t cut = tokenizer.last_cut(text);
+    ASSERT_LE(cut, text.size());
+    if (cut == 0) continue;
+    ++cuts;
+    for (const std::string& tail : tails) {
+      const std::string longer = text + tail;
+      std::vector<int32_t> parts = encode(tokenizer, longer.substr(0, cut));
+      tokenizer.encode(longer.substr(cut), parts);
+      ASSERT_EQ(parts, encode(tokenizer, longer)) << json(repair_utf8(longer)) << " cut at " << cut;
+    }
+  }
+  EXPECT_GT(cuts, 300u);
 }
 
 class Bpe : public ::testing::TestWithParam<const char*> {
@@ -135,37 +165,39 @@ TEST_P(Bpe, IdsDontDependOnCuts) {
   }
 }
 
-// Every one of many small texts, around line ends, cut wherever the tokenizer says, with all kinds of text after it.
-TEST_P(Bpe, CutsHoldWhateverFollows) {
-  const std::vector<std::string> pieces = {"\n",     "\n\n",    " ",      "a",    "A's",    "1",
-                                           ".",      "\r\n",    "\u3000", "船",   "\u0301", "\u1100\u1161",
-                                           "<left>", "<right>", "\t",     "\xFF", "word"};
-  const std::vector<std::string> tails = {"",     "a", "\n",     " ",  ".",  "\u0301", "\u1161",
-                                          "\xFF", "1", "<left>", "'s", "\r", "word"};
-  size_t cuts = 0;
-  uint64_t state = 1;
-  for (int i = 0; i < 4000; ++i) {
-    std::string text;
-    for (int n = 0; n < 7; ++n) {
-      state = state * 6364136223846793005u + 1442695040888963407u;
-      text += pieces[(state >> 33) % pieces.size()];
-    }
-    const size_t cut = tokenizer_->last_cut(text);
-    ASSERT_LE(cut, text.size());
-    if (cut == 0) continue;
-    ++cuts;
-    for (const std::string& tail : tails) {
-      const std::string longer = text + tail;
-      std::vector<int32_t> parts = encode(*tokenizer_, longer.substr(0, cut));
-      tokenizer_->encode(longer.substr(cut), parts);
-      ASSERT_EQ(parts, encode(*tokenizer_, longer)) << json(repair_utf8(longer)) << " cut at " << cut;
-    }
-  }
-  EXPECT_GT(cuts, 300u);
-}
+TEST_P(Bpe, CutsHoldWhateverFollows) { expect_cuts_hold(*tokenizer_); }
 
 INSTANTIATE_TEST_SUITE_P(Styles, Bpe, ::testing::Values("gpt2", "llama3", "qwen"),
                          [](const auto& style) { return std::string(style.param); });
+
+// Punctuation and the line ends after it are one word of Llama 3's: no cut between them, although no token may tell.
+TEST(BpeTokenizer, NoCutInsideAWord) {
+  expect_cuts_hold(*changed("llama3", [](json& file) {
+    file["added_tokens"] = json::array();
+    json& vocab = file["model"]["vocab"];
+    const auto merge = [&](const std::string& left, const std::string& right) {
+      if (!vocab.contains(left + right)) vocab[left + right] = vocab.size();
+      file["model"]["merges"].push_back({left, right});
+    };
+    std::erase_if(file["model"]["merges"].get_ref<json::array_t&>(),
+                  [](const json& pair) { return pair[0] == "." && pair[1] == "Ċ"; });
+    merge("Ċ", "Ċ");
+    merge(".", "ĊĊ");
+  }));
+}
+
+TEST(BpeWordCache, OtherWordsInTheSamePlace) {
+  bpe::WordCache cache;
+  const std::vector<int32_t> ids = {4, 5};
+  cache.put(7, "abc", ids);
+  EXPECT_EQ(cache.find(7, "abc").size(), 2u);
+  for (const char* other : {"ab", "abcd", "abd"}) EXPECT_TRUE(cache.find(7, other).empty()) << other;
+  cache.put(7, "ab", std::vector<int32_t>{6});
+  EXPECT_EQ(cache.find(7, "ab")[0], 6);
+  EXPECT_TRUE(cache.find(7, "abc").empty());
+  cache.put(7, "xyz", std::vector<int32_t>(bpe::WordCache::kMaxIds + 1));  // too many to keep
+  EXPECT_TRUE(cache.find(7, "xyz").empty());
+}
 
 TEST(BpeTokenizer, ManyThreadsGiveTheSameIds) {
   const auto tokenizer = golden_tokenizer("qwen");
