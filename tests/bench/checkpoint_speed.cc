@@ -41,7 +41,8 @@ double median(std::vector<double> values) {
 }
 
 void require(bool condition, const char* what) {
-  if (!condition) throw MachineError({.what = std::string("the benchmark can't ") + what, .found = std::strerror(errno)});
+  if (!condition)
+    throw MachineError({.what = std::string("the benchmark can't ") + what, .found = std::strerror(errno)});
 }
 
 void plain_write(const std::string& path, int64_t bytes) {
@@ -193,7 +194,8 @@ class Bench {
 };
 
 Config config_of(const Options& options, std::vector<std::string> sets) {
-  sets.insert(sets.begin(), {"run.threads=1", "parallel.data=" + std::to_string(options.ranks), "parallel.zero=1", "batch.micro=4"});
+  sets.insert(sets.begin(),
+              {"run.threads=1", "parallel.data=" + std::to_string(options.ranks), "parallel.zero=1", "batch.micro=4"});
   sets.insert(sets.end(), options.sets.begin(), options.sets.end());
   return load_config(std::string(TRIREME_SOURCE_DIR) + "/tests/bench/llama-9.6m.yaml", sets);
 }
@@ -212,9 +214,9 @@ int run(int argc, char** argv) {
   const std::string root = options.dir + "/checkpoint_speed.tmp";
   options.dir = root + "/large";
   fs::create_directories(options.dir);
-  const Config large = config_of(options, {"model.hidden_size=1024", "model.intermediate_size=2816",
-                                           "model.num_attention_heads=16", "model.num_key_value_heads=16",
-                                           "model.num_hidden_layers=12"});
+  const Config large =
+      config_of(options, {"model.hidden_size=1024", "model.intermediate_size=2816", "model.num_attention_heads=16",
+                          "model.num_key_value_heads=16", "model.num_hidden_layers=12"});
   run_rank_contexts(large, options.ranks, [&](RankContext& rank) { Bench(rank, large, options).speed(); });
   options.dir = root + "/small";
   const Config small = config_of(options, {});
