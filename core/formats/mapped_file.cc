@@ -82,18 +82,26 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   return *this;
 }
 
-void MappedFile::advise(int64_t offset, int64_t count, int advice) const {
+int MappedFile::advise(int64_t offset, int64_t count, int advice) const {
   const int64_t page = ::sysconf(_SC_PAGESIZE);
   const int64_t begin = offset / page * page;
   const int64_t end = std::min(offset + count, size_bytes_);
-  if (begin < end) ::madvise(const_cast<std::byte*>(data_) + begin, static_cast<size_t>(end - begin), advice);
+  if (begin >= end) return 0;
+  return ::madvise(const_cast<std::byte*>(data_) + begin, static_cast<size_t>(end - begin), advice) == 0 ? 0 : errno;
 }
 
 void MappedFile::prefetch(int64_t offset, int64_t count) const { advise(offset, count, MADV_WILLNEED); }
 
 void MappedFile::populate(int64_t offset, int64_t count) const {
 #ifdef MADV_POPULATE_READ  // Linux 5.14
-  advise(offset, count, MADV_POPULATE_READ);
+  const int error = advise(offset, count, MADV_POPULATE_READ);
+  // Touching these pages would end the process. What an older system says of the advice is no error.
+  if (error == EFAULT || error == EHWPOISON || error == EIO) {
+    throw DataError({.what = "cannot read the file",
+                     .found = "an error of the disk, or a file that was cut, in bytes " + std::to_string(offset) +
+                              " to " + std::to_string(std::min(offset + count, size_bytes_)),
+                     .where = path_});
+  }
 #else
   prefetch(offset, count);
 #endif

@@ -47,7 +47,8 @@ class MappedFile {
 
   // Begins to read these bytes from the disk, as far as they exist. Doesn't wait.
   void prefetch(int64_t offset, int64_t count) const;
-  // Waits until they are there, so that touching them costs nothing, where the system can.
+  // Waits until they are there, so that touching them costs nothing, where the system can. DataError where the disk
+  // doesn't give them or the file has shrunk.
   void populate(int64_t offset, int64_t count) const;
 
   // The number at byte `offset`, which need not be aligned. REQUIRES: it lies in the file.
@@ -60,7 +61,7 @@ class MappedFile {
 
  private:
   void unmap();
-  void advise(int64_t offset, int64_t count, int advice) const;
+  int advise(int64_t offset, int64_t count, int advice) const;  // 0, or an errno value
 
   std::string path_;
   const std::byte* data_ = nullptr;

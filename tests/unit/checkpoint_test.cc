@@ -1,5 +1,6 @@
 // Checkpoints of one rank: they come back, old ones go, damage is named. Many ranks: tests/parallel.
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -179,6 +180,20 @@ TEST_F(CheckpointTest, SizesBeyondAllMeasureAreRefused) {
   manifest.tensors = {{"t", FileDType::f64, shape, {{0, 0, Box::whole(shape)}}}};
   write_manifest(local_files(), dir_.path(), manifest);
   EXPECT_THROW(read_manifest(dir_.path()), DataError);
+}
+
+// A file that is cut while it is open (or a disk that doesn't give a page): an error, not the signal SIGBUS.
+TEST_F(CheckpointTest, AFileThatShrinksWhileItIsReadIsNamed) {
+#ifndef MADV_POPULATE_READ
+  GTEST_SKIP() << "needs the headers of Linux 5.14";
+#endif
+  const std::string path = save(1);
+  const CheckpointReader reader(path);
+  fs::resize_file(path + "/rank-00000.safetensors", 0);
+  const std::string message = message_of<DataError>(
+      [&] { load_checkpoint(reader, stream_, parameters_, {bucket_.get()}, StateParts::everything); });
+  EXPECT_NE(message.find("cannot read the file"), std::string::npos) << message;
+  EXPECT_NE(message.find("rank-00000.safetensors"), std::string::npos) << message;
 }
 
 TEST_F(CheckpointTest, OldOnesArePruned) {
