@@ -219,7 +219,7 @@ int run(int argc, char** argv) {
                           "model.num_key_value_heads=16", "model.num_hidden_layers=12"});
   run_rank_contexts(large, options.ranks, [&](RankContext& rank) { Bench(rank, large, options).speed(); });
   options.dir = root + "/small";
-  const Config small = config_of(options, {});
+  const Config small = config_of(options, {"batch.global=" + std::to_string(2 * options.ranks), "batch.micro=2"});
   run_rank_contexts(small, options.ranks, [&](RankContext& rank) { Bench(rank, small, options).added_step_time(); });
   fs::remove_all(root);
   return 0;
