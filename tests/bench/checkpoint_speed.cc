@@ -205,11 +205,19 @@ int run(int argc, char** argv) {
   for (int i = 1; i + 1 < argc; i += 2) {
     const std::string name = argv[i];
     const std::string value = argv[i + 1];
-    if (name == "--dir") options.dir = value;
-    if (name == "--ranks") options.ranks = std::stoi(value);
-    if (name == "--rounds") options.rounds = std::stoi(value);
-    if (name == "--steps") options.steps = std::stoll(value);
-    if (name == "--set") options.sets.push_back(value);
+    if (name == "--dir") {
+      options.dir = value;
+    } else if (name == "--ranks") {
+      options.ranks = std::stoi(value);
+    } else if (name == "--rounds") {
+      options.rounds = std::stoi(value);
+    } else if (name == "--steps") {
+      options.steps = std::stoll(value);
+    } else if (name == "--set") {
+      options.sets.push_back(value);
+    } else {
+      throw ConfigError({.what = "unknown option " + name, .hint = "the first lines of tests/bench/checkpoint_speed.cc"});
+    }
   }
   const std::string root = options.dir + "/checkpoint_speed.tmp";
   options.dir = root + "/large";
