@@ -120,7 +120,8 @@ void for_each_run(const Box& outer, const Box& inner, const std::function<void(i
     int64_t element = walk.first;
     for (int i = 0; i < joined; ++i) element += at[static_cast<size_t>(i)] * walk.strides[static_cast<size_t>(i)];
     run(element, r * run_length, run_length);
-    for (int i = joined - 1; i >= 0 && ++at[static_cast<size_t>(i)] == inner.size[i]; --i) at[static_cast<size_t>(i)] = 0;
+    for (int i = joined - 1; i >= 0 && ++at[static_cast<size_t>(i)] == inner.size[i]; --i)
+      at[static_cast<size_t>(i)] = 0;
   }
 }
 

@@ -43,11 +43,11 @@ struct StoredTensor {
 };
 
 struct Manifest {
-  int64_t step = 0;              // finished updates
-  int64_t consumed_samples = 0;  // sequences that they took; where the data continues
-  int64_t seed = 0;              // of every random number (Philox 4x32-10, a pure function of seed, name and step)
-  std::string layout;            // for people: "data 2 × tensor 4 = 8 ranks, zero 1"
-  std::string config_yaml;       // the resolved configuration
+  int64_t step = 0;                   // finished updates
+  int64_t consumed_samples = 0;       // sequences that they took; where the data continues
+  int64_t seed = 0;                   // of every random number (Philox 4x32-10, a pure function of seed, name and step)
+  std::string layout;                 // for people: "data 2 × tensor 4 = 8 ranks, zero 1"
+  std::string config_yaml;            // the resolved configuration
   std::vector<StoredTensor> tensors;  // by name
   std::vector<StoredFile> files;
 };

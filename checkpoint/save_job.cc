@@ -32,11 +32,7 @@ void HostSlots::give_back(Tensor slot) {
 
 SaveJob::SaveJob(const SavePlan& plan, FileSystem& files, const std::string& directory, Stream& compute, Stream& copies,
                  HostSlots& slots)
-    : plan_(plan),
-      files_(files),
-      directory_(directory),
-      copies_(copies),
-      slots_(slots) {
+    : plan_(plan), files_(files), directory_(directory), copies_(copies), slots_(slots) {
   copier_ = std::thread([this, ready = std::shared_ptr<Event>(compute.record())] { copy_all(*ready); });
   writer_ = std::thread([this] { write_all(); });
 }
@@ -81,7 +77,8 @@ void SaveJob::copy_pieces() {
     }
   };
   const std::string& header = plan_.header();
-  fill(std::ssize(header), [&](int64_t from, int64_t n, void* to) { std::memcpy(to, header.data() + from, static_cast<size_t>(n)); });
+  fill(std::ssize(header),
+       [&](int64_t from, int64_t n, void* to) { std::memcpy(to, header.data() + from, static_cast<size_t>(n)); });
   for (const SavePiece& piece : plan_.pieces()) {
     const Tensor elements = piece.elements();
     const int64_t width = piece.width();
@@ -133,9 +130,7 @@ void SaveJob::write_all() {
     queue_.pop_front();
     lock.unlock();
     attempt([&] { chunk.copied->synchronize(); });
-    attempt([&] {
-      file->append({static_cast<const std::byte*>(chunk.slot.raw()), static_cast<size_t>(chunk.bytes)});
-    });
+    attempt([&] { file->append({static_cast<const std::byte*>(chunk.slot.raw()), static_cast<size_t>(chunk.bytes)}); });
     slots_.give_back(std::move(chunk.slot));
   }
   StoredFile stored;

@@ -11,7 +11,7 @@ namespace trireme {
 
 namespace {
 
-constexpr int64_t kAlignment = 64;      // elements, as bounds of shards
+constexpr int64_t kAlignment = 64;     // elements, as bounds of shards
 constexpr int64_t kLeast = 16 * 1024;  // elements that are worth a box of their own
 
 FileDType file_dtype(DType dtype) { return dtype == DType::bf16 ? FileDType::bf16 : FileDType::f32; }

@@ -131,7 +131,9 @@ class CommandLine {
     data->footer("Example:\n  trireme data tokenize book.txt --tokenizer bytes --out data/book");
     tokenize_ = data->add_subcommand("tokenize", "Text or .jsonl (or .gz of them) to PREFIX.bin and PREFIX.idx");
     tokenize_->add_option("INPUT", tokenize_options_.inputs, "Files")->required();
-    tokenize_->add_option("--tokenizer", tokenize_options_.tokenizer, "bytes, or a SentencePiece .model")->required();
+    tokenize_
+        ->add_option("--tokenizer", tokenize_options_.tokenizer, "bytes, a SentencePiece .model or a tokenizer.json")
+        ->required();
     tokenize_->add_option("--out", tokenize_options_.out_prefix, "PREFIX of the files to write")->required();
     tokenize_->add_option("--jsonl-field", tokenize_options_.jsonl_field, "The text's field in .jsonl (default: text)");
     tokenize_->add_flag("--append-eod", tokenize_options_.append_eod, "End each document with the tokenizer's id");

@@ -6,6 +6,7 @@
 #include <cstdio>
 
 #include "core/data/tokenizer.h"
+#include "core/data/utf8.h"
 #include "core/device/allocator.h"
 #include "core/metrics/console.h"
 #include "core/metrics/format.h"
@@ -91,7 +92,7 @@ int inspect_command(const std::string& path, const std::string& tokenizer_spec) 
   std::printf("first ids %s\n", first.c_str());
   const bool fits = std::all_of(ids.begin(), ids.end(), [&](int32_t id) { return id < tokenizer->vocab_size(); });
   if (fits) {
-    std::printf("first text %s\n", one_line(tokenizer->decode(ids), 200).c_str());
+    std::printf("first text %s\n", one_line(repair_utf8(tokenizer->decode(ids)), 200).c_str());
   } else {
     std::printf("first text (ids beyond tokenizer '%s': name another with --tokenizer)\n", tokenizer_spec.c_str());
   }

@@ -9,6 +9,7 @@
 #include "checkpoint/hugging_face.h"
 #include "checkpoint/load.h"
 #include "core/config/load.h"
+#include "core/data/growing_text.h"
 #include "core/data/tokenizer.h"
 #include "core/error.h"
 #include "core/ops/elementwise.h"
@@ -49,7 +50,8 @@ LoadedModel load_from_hugging_face(Stream& stream, const std::string& path) {
   const bool has_tokenizer =
       fs::exists(fs::path(path) / "tokenizer.model") || fs::exists(fs::path(path) / "tokenizer.json");
   if (!has_tokenizer && config.vocab_size != 256) {
-    throw DataError({.what = "the directory has no tokenizer", .expected = "tokenizer.model", .where = path});
+    throw DataError(
+        {.what = "the directory has no tokenizer", .expected = "tokenizer.model or tokenizer.json", .where = path});
   }
   loaded.tokenizer = make_tokenizer(has_tokenizer ? path : "bytes");
   return loaded;
@@ -73,17 +75,6 @@ std::vector<float> next_logits(Stream& stream, const LoadedModel& loaded, const 
   std::iota(positions.begin(), positions.end(), 0);
   HostMicrobatch host{1, length, window.data(), window.data(), positions.data(), nullptr};
   return last_logits(stream, *loaded.model, host);
-}
-
-// The length of `text` without a UTF-8 character at its end that has not come whole.
-size_t whole_characters(const std::string& text) {
-  for (size_t back = 1; back <= std::min<size_t>(3, text.size()); ++back) {
-    const unsigned char c = static_cast<unsigned char>(text[text.size() - back]);
-    if ((c & 0xC0u) == 0x80u) continue;
-    const size_t need = c >= 0xF0 ? 4 : c >= 0xE0 ? 3 : c >= 0xC0 ? 2 : 1;
-    return need > back ? text.size() - back : text.size();
-  }
-  return text.size();
 }
 
 }  // namespace
@@ -118,9 +109,15 @@ void generate(Stream& stream, const GenerateOptions& options, const std::functio
   if (ids.empty()) {
     throw ConfigError({.what = "the prompt is empty", .expected = "at least one token", .where = "--prompt"});
   }
-  const size_t prompt_length = ids.size();
+  const int32_t largest = *std::max_element(ids.begin(), ids.end());
+  if (largest >= vocab) {
+    throw DataError({.what = "the tokenizer doesn't fit the model",
+                     .expected = "ids below the model's vocabulary of " + std::to_string(vocab),
+                     .found = "id " + std::to_string(largest) + " in the prompt",
+                     .where = loaded.tokenizer->name()});
+  }
   const uint64_t key = random_key(options.seed, "generate");
-  size_t emitted = 0;
+  GrowingText text(*loaded.tokenizer);
   for (int64_t i = 0; i < options.max_tokens; ++i) {
     const std::vector<float> logits = next_logits(stream, loaded, ids);
     const PhiloxBlock random = philox4x32(key, static_cast<uint64_t>(i));
@@ -128,12 +125,9 @@ void generate(Stream& stream, const GenerateOptions& options, const std::functio
                                       static_cast<double>(uniform_from_bits(random.x[0])));
     if (loaded.tokenizer->end_of_document() == static_cast<int32_t>(next)) break;
     ids.push_back(static_cast<int32_t>(next));
-    const std::string text = loaded.tokenizer->decode(std::span(ids).subspan(prompt_length));
-    const bool last = i + 1 == options.max_tokens;
-    const size_t whole = last ? text.size() : whole_characters(text);
-    if (whole > emitted) emit(text.substr(emitted, whole - emitted));
-    emitted = std::max(emitted, whole);
+    emit(text.add(static_cast<int32_t>(next)));
   }
+  emit(text.finish());
 }
 
 }  // namespace trireme

@@ -146,7 +146,8 @@ void TrainStep::warm_up(int64_t batch, int64_t sequence, bool mask_documents) {
   stream_.synchronize();
 }
 
-void TrainStep::forward_backward(std::span<const HostMicrobatch> microbatches, const std::function<HostNews()>& ask_news) {
+void TrainStep::forward_backward(std::span<const HostMicrobatch> microbatches,
+                                 const std::function<HostNews()>& ask_news) {
   TRIREME_CHECK(!microbatches.empty());
   count_valid(microbatches);
   ops::inverse_count(stream_, valid_, grad_scale_);

@@ -70,8 +70,8 @@ class Trainer {
   std::unique_ptr<RankModel> model_;
   std::unique_ptr<RunReporter> reporter_;
   std::unique_ptr<CheckpointSaver> saver_;
-  int64_t last_save_ = -1;        // finished steps of the save that was begun last
-  double saving_seconds_ = 0;     // for which the loop was held up since the last report
+  int64_t last_save_ = -1;     // finished steps of the save that was begun last
+  double saving_seconds_ = 0;  // for which the loop was held up since the last report
   int64_t finished_steps_ = 0;
   std::deque<StepInFlight> in_flight_;
   Clock::time_point last_finish_ = {};

@@ -19,7 +19,11 @@ std::string parent_of(const std::string& path) {
 
 AtomicFile::AtomicFile(const std::string& path, FileSystem& files)
     : path_(path), temporary_(path + ".tmp"), files_(files) {
-  files_.make_directories(parent_of(path));
+  try {
+    files_.make_directories(parent_of(path));
+  } catch (const MachineError& error) {
+    throw MachineError({.what = std::string("the file has no directory: ") + error.what(), .where = path});
+  }
   file_ = files_.create(temporary_);
   buffer_.reserve(kBufferBytes);
 }

@@ -86,9 +86,7 @@ class LocalFile : public OutputFile {
 
   // -1 where the file system doesn't allow it.
   int direct_fd() {
-    std::call_once(direct_opened_, [this] {
-      direct_fd_ = ::open(path_.c_str(), O_WRONLY | O_DIRECT | O_CLOEXEC);
-    });
+    std::call_once(direct_opened_, [this] { direct_fd_ = ::open(path_.c_str(), O_WRONLY | O_DIRECT | O_CLOEXEC); });
     return allows_direct_ ? direct_fd_ : -1;
   }
 

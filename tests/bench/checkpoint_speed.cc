@@ -41,7 +41,8 @@ double median(std::vector<double> values) {
 }
 
 void require(bool condition, const char* what) {
-  if (!condition) throw MachineError({.what = std::string("the benchmark can't ") + what, .found = std::strerror(errno)});
+  if (!condition)
+    throw MachineError({.what = std::string("the benchmark can't ") + what, .found = std::strerror(errno)});
 }
 
 void plain_write(const std::string& path, int64_t bytes) {
@@ -193,7 +194,8 @@ class Bench {
 };
 
 Config config_of(const Options& options, std::vector<std::string> sets) {
-  sets.insert(sets.begin(), {"run.threads=1", "parallel.data=" + std::to_string(options.ranks), "parallel.zero=1", "batch.micro=4"});
+  sets.insert(sets.begin(),
+              {"run.threads=1", "parallel.data=" + std::to_string(options.ranks), "parallel.zero=1", "batch.micro=4"});
   sets.insert(sets.end(), options.sets.begin(), options.sets.end());
   return load_config(std::string(TRIREME_SOURCE_DIR) + "/tests/bench/llama-9.6m.yaml", sets);
 }
@@ -203,21 +205,29 @@ int run(int argc, char** argv) {
   for (int i = 1; i + 1 < argc; i += 2) {
     const std::string name = argv[i];
     const std::string value = argv[i + 1];
-    if (name == "--dir") options.dir = value;
-    if (name == "--ranks") options.ranks = std::stoi(value);
-    if (name == "--rounds") options.rounds = std::stoi(value);
-    if (name == "--steps") options.steps = std::stoll(value);
-    if (name == "--set") options.sets.push_back(value);
+    if (name == "--dir") {
+      options.dir = value;
+    } else if (name == "--ranks") {
+      options.ranks = std::stoi(value);
+    } else if (name == "--rounds") {
+      options.rounds = std::stoi(value);
+    } else if (name == "--steps") {
+      options.steps = std::stoll(value);
+    } else if (name == "--set") {
+      options.sets.push_back(value);
+    } else {
+      throw ConfigError({.what = "unknown option " + name, .hint = "the first lines of tests/bench/checkpoint_speed.cc"});
+    }
   }
   const std::string root = options.dir + "/checkpoint_speed.tmp";
   options.dir = root + "/large";
   fs::create_directories(options.dir);
-  const Config large = config_of(options, {"model.hidden_size=1024", "model.intermediate_size=2816",
-                                           "model.num_attention_heads=16", "model.num_key_value_heads=16",
-                                           "model.num_hidden_layers=12"});
+  const Config large =
+      config_of(options, {"model.hidden_size=1024", "model.intermediate_size=2816", "model.num_attention_heads=16",
+                          "model.num_key_value_heads=16", "model.num_hidden_layers=12"});
   run_rank_contexts(large, options.ranks, [&](RankContext& rank) { Bench(rank, large, options).speed(); });
   options.dir = root + "/small";
-  const Config small = config_of(options, {});
+  const Config small = config_of(options, {"batch.global=" + std::to_string(2 * options.ranks), "batch.micro=2"});
   run_rank_contexts(small, options.ranks, [&](RankContext& rank) { Bench(rank, small, options).added_step_time(); });
   fs::remove_all(root);
   return 0;

@@ -5,7 +5,7 @@ package `tokenizers` gives.
     python tests/oracle/make_tokenizers.py               # writes tests/oracle/golden/bpe/
     python tests/oracle/make_tokenizers.py --mixture F   # only the 5 MB of text, to look at or to time
 
-From `lines.txt` a small generator mixes 5 MB of text, which tests/oracle/bpe_mixture.cc repeats in C++; of its ids the
+From `lines.txt` a small generator mixes 5 MB of text, which tests/unit/bpe_mixture.cc repeats in C++; of its ids the
 golden file has a checksum for each 16,384.
 """
 

@@ -88,7 +88,8 @@ struct Gathered {
                                 GlobalCollector("second moment")};
 
   void add(RankContext& rank, const RankModel& model) {
-    for (size_t i = 0; i < 3; ++i) buffers[i].add(rank.stream(), model.model.parameters(), kStateBuffers[i], rank.rank());
+    for (size_t i = 0; i < 3; ++i)
+      buffers[i].add(rank.stream(), model.model.parameters(), kStateBuffers[i], rank.rank());
   }
   GlobalTensors take() {
     GlobalTensors all;

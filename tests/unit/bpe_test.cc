@@ -9,6 +9,8 @@
 
 #include "core/data/bpe/merger.h"
 #include "core/data/bpe/normalizer.h"
+#include "core/data/bpe/word_cache.h"
+#include "core/data/growing_text.h"
 #include "core/data/tokenize.h"
 #include "core/data/tokenizer.h"
 #include "core/data/utf8.h"
@@ -59,6 +61,35 @@ std::unique_ptr<Tokenizer> changed(const std::string& style, const std::function
   change(file);
   write_file(dir / "tokenizer.json", file.dump());
   return make_tokenizer(dir.path());
+}
+
+// Every one of many small texts, around line ends, cut wherever the tokenizer says, with all kinds of text after it.
+void expect_cuts_hold(const Tokenizer& tokenizer) {
+  const std::vector<std::string> pieces = {"\n",     "\n\n",    " ",      "a",    "A's",    "1",
+                                           ".",      "\r\n",    "\u3000", "船",   "\u0301", "\u1100\u1161",
+                                           "<left>", "<right>", "\t",     "\xFF", "word"};
+  const std::vector<std::string> tails = {"",     "a", "\n",     " ",  ".",  "\u0301", "\u1161",
+                                          "\xFF", "1", "<left>", "'s", "\r", "word"};
+  size_t cuts = 0;
+  uint64_t state = 1;
+  for (int i = 0; i < 4000; ++i) {
+    std::string text;
+    for (int n = 0; n < 7; ++n) {
+      state = state * 6364136223846793005u + 1442695040888963407u;
+      text += pieces[(state >> 33) % pieces.size()];
+    }
+    const size_t cut = tokenizer.last_cut(text);
+    ASSERT_LE(cut, text.size());
+    if (cut == 0) continue;
+    ++cuts;
+    for (const std::string& tail : tails) {
+      const std::string longer = text + tail;
+      std::vector<int32_t> parts = encode(tokenizer, longer.substr(0, cut));
+      tokenizer.encode(longer.substr(cut), parts);
+      ASSERT_EQ(parts, encode(tokenizer, longer)) << json(repair_utf8(longer)) << " cut at " << cut;
+    }
+  }
+  EXPECT_GT(cuts, 300u);
 }
 
 class Bpe : public ::testing::TestWithParam<const char*> {
@@ -134,37 +165,39 @@ TEST_P(Bpe, IdsDontDependOnCuts) {
   }
 }
 
-// Every one of many small texts, around line ends, cut wherever the tokenizer says, with all kinds of text after it.
-TEST_P(Bpe, CutsHoldWhateverFollows) {
-  const std::vector<std::string> pieces = {"\n",     "\n\n",    " ",      "a",    "A's",    "1",
-                                           ".",      "\r\n",    "\u3000", "船",   "\u0301", "\u1100\u1161",
-                                           "<left>", "<right>", "\t",     "\xFF", "word"};
-  const std::vector<std::string> tails = {"",     "a", "\n",     " ",  ".",  "\u0301", "\u1161",
-                                          "\xFF", "1", "<left>", "'s", "\r", "word"};
-  size_t cuts = 0;
-  uint64_t state = 1;
-  for (int i = 0; i < 4000; ++i) {
-    std::string text;
-    for (int n = 0; n < 7; ++n) {
-      state = state * 6364136223846793005u + 1442695040888963407u;
-      text += pieces[(state >> 33) % pieces.size()];
-    }
-    const size_t cut = tokenizer_->last_cut(text);
-    ASSERT_LE(cut, text.size());
-    if (cut == 0) continue;
-    ++cuts;
-    for (const std::string& tail : tails) {
-      const std::string longer = text + tail;
-      std::vector<int32_t> parts = encode(*tokenizer_, longer.substr(0, cut));
-      tokenizer_->encode(longer.substr(cut), parts);
-      ASSERT_EQ(parts, encode(*tokenizer_, longer)) << json(repair_utf8(longer)) << " cut at " << cut;
-    }
-  }
-  EXPECT_GT(cuts, 300u);
-}
+TEST_P(Bpe, CutsHoldWhateverFollows) { expect_cuts_hold(*tokenizer_); }
 
 INSTANTIATE_TEST_SUITE_P(Styles, Bpe, ::testing::Values("gpt2", "llama3", "qwen"),
                          [](const auto& style) { return std::string(style.param); });
+
+// Punctuation and the line ends after it are one word of Llama 3's: no cut between them, although no token may tell.
+TEST(BpeTokenizer, NoCutInsideAWord) {
+  expect_cuts_hold(*changed("llama3", [](json& file) {
+    file["added_tokens"] = json::array();
+    json& vocab = file["model"]["vocab"];
+    const auto merge = [&](const std::string& left, const std::string& right) {
+      if (!vocab.contains(left + right)) vocab[left + right] = vocab.size();
+      file["model"]["merges"].push_back({left, right});
+    };
+    std::erase_if(file["model"]["merges"].get_ref<json::array_t&>(),
+                  [](const json& pair) { return pair[0] == "." && pair[1] == "Ċ"; });
+    merge("Ċ", "Ċ");
+    merge(".", "ĊĊ");
+  }));
+}
+
+TEST(BpeWordCache, OtherWordsInTheSamePlace) {
+  bpe::WordCache cache;
+  const std::vector<int32_t> ids = {4, 5};
+  cache.put(7, "abc", ids);
+  EXPECT_EQ(cache.find(7, "abc").size(), 2u);
+  for (const char* other : {"ab", "abcd", "abd"}) EXPECT_TRUE(cache.find(7, other).empty()) << other;
+  cache.put(7, "ab", std::vector<int32_t>{6});
+  EXPECT_EQ(cache.find(7, "ab")[0], 6);
+  EXPECT_TRUE(cache.find(7, "abc").empty());
+  cache.put(7, "xyz", std::vector<int32_t>(bpe::WordCache::kMaxIds + 1));  // too many to keep
+  EXPECT_TRUE(cache.find(7, "xyz").empty());
+}
 
 TEST(BpeTokenizer, ManyThreadsGiveTheSameIds) {
   const auto tokenizer = golden_tokenizer("qwen");
@@ -175,6 +208,39 @@ TEST(BpeTokenizer, ManyThreadsGiveTheSameIds) {
   for (auto& out : of_thread) threads.emplace_back([&] { out = encode(*tokenizer, text); });
   for (std::thread& thread : threads) thread.join();
   for (const auto& out : of_thread) EXPECT_TRUE(out == ids);
+}
+
+// What `trireme generate` prints: no half characters, and in the end all of the text.
+TEST(GrowingText, CharactersSpreadOverIds) {
+  const auto show = [](const Tokenizer& tokenizer, const std::vector<int32_t>& ids) {
+    GrowingText text(tokenizer);
+    std::string shown;
+    for (const int32_t id : ids) {
+      const std::string piece = text.add(id);
+      EXPECT_TRUE(is_utf8(piece));
+      shown += piece;
+    }
+    return shown + text.finish();
+  };
+  for (const char* style : {"gpt2", "bytes"}) {
+    const auto tokenizer = style == std::string("bytes") ? make_tokenizer(style) : golden_tokenizer(style);
+    const std::string text = "a\uFFFD 👩‍👩‍👧‍👦 𝟗船\uFFFD\uFFFD\uFFFD\uFFFD\U00020BB7é" +
+                             repair_utf8(bpe_mixture(2000, 13)) + "🚣";
+    const std::vector<int32_t> ids = encode(*tokenizer, text);
+    EXPECT_TRUE(show(*tokenizer, ids) == text) << style;
+    // Ids of bytes that are no characters, some only at the end.
+    for (const char* broken :
+         {"a\xF0\x9F\x98z", "\x80\x80\x80\x80\xE2\x82", "\xFF\xFF\xF4\x8F", "\xC3", "\xF0\x80\x80\x80."}) {
+      std::vector<int32_t> bytes;
+      const auto one_byte = [&](char c) {  // the id that stands for this byte alone
+        for (int32_t id = 0;; ++id) {
+          if (tokenizer->decode(std::vector<int32_t>{id}) == std::string(1, c)) return id;
+        }
+      };
+      for (const char* c = broken; *c != '\0'; ++c) bytes.push_back(one_byte(*c));
+      EXPECT_EQ(show(*tokenizer, bytes), repair_utf8(broken)) << style;
+    }
+  }
 }
 
 // A word of 1 MB: the heap and the short words' search must agree where both can be used, and take no quadratic time.

@@ -105,9 +105,10 @@ TEST_F(CheckpointTest, ComesBackAsItWas) {
 // The files are what others can read: a box that is the whole has the tensor's own name.
 TEST_F(CheckpointTest, FilesAreSafetensors) {
   const SafetensorsReader reader(save(1) + "/rank-00000.safetensors");
-  EXPECT_EQ(reader.names(), (std::vector<std::string>{
-                                "m.weight", "n.weight", "optimizer.first_moment.m.weight", "optimizer.first_moment.n.weight",
-                                "optimizer.second_moment.m.weight", "optimizer.second_moment.n.weight"}));
+  EXPECT_EQ(reader.names(),
+            (std::vector<std::string>{"m.weight", "n.weight", "optimizer.first_moment.m.weight",
+                                      "optimizer.first_moment.n.weight", "optimizer.second_moment.m.weight",
+                                      "optimizer.second_moment.n.weight"}));
   std::vector<float> stored(15);
   reader.read("m.weight", 0, std::span<float>(stored));
   std::vector<float> held = values();

@@ -115,9 +115,7 @@ TEST(Tokenizer, NamesWhatIsWrong) {
   EXPECT_CONTAINS(message_of<DataError>([&] { make_tokenizer(dir / "bad.model"); }), dir / "bad.model");
   write_file(dir / "empty.model", "");
   EXPECT_CONTAINS(message_of<DataError>([&] { make_tokenizer(dir / "empty.model"); }), "the file is empty");
-  EXPECT_CONTAINS(message_of<ConfigError>([&] { make_tokenizer(dir / "tokenizer.json"); }), "not built yet");
-  write_file(dir / "tokenizer.json", "{}");
-  EXPECT_CONTAINS(message_of<ConfigError>([&] { make_tokenizer(dir.path()); }), "not built yet");
+  EXPECT_CONTAINS(message_of<DataError>([&] { make_tokenizer(dir / "tokenizer.json"); }), "no such tokenizer");
 }
 
 TEST(Utf8, ChecksAndRepairs) {
@@ -129,6 +127,13 @@ TEST(Utf8, ChecksAndRepairs) {
     EXPECT_TRUE(is_utf8(repair_utf8(text)));
   }
   EXPECT_EQ(repair_utf8("a\xFFü"), "a\xEF\xBF\xBDü");
+  // One for each beginning of a character that goes on wrong, as Python's errors="replace".
+  const std::string one = "\xEF\xBF\xBD";
+  EXPECT_EQ(repair_utf8("\xE2\x82z"), one + "z");
+  EXPECT_EQ(repair_utf8("\xF0\x9F\x98"), one);
+  EXPECT_EQ(repair_utf8("\xF0\x80\x80"), one + one + one);
+  EXPECT_EQ(repair_utf8("\xED\xA0\x80"), one + one + one);
+  EXPECT_EQ(repair_utf8("\xF4\x8F\xBF\xC3"), one + one);
 }
 
 TEST(Tokenize, TextAndJsonLinesPlainAndGzipped) {

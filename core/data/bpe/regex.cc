@@ -11,7 +11,7 @@ namespace trireme::bpe {
 
 namespace {
 
-constexpr size_t kJitStackBytes = size_t{32} << 10;
+constexpr size_t kJitStackBytes = size_t{256} << 10;
 constexpr size_t kMaxJitStackBytes = size_t{64} << 20;
 
 std::string message_of(int error) {
@@ -50,18 +50,23 @@ bool Regex::may_match_empty() const {
 }
 
 Matcher::Matcher(const Regex& regex)
-    : regex_(&regex),
-      data_(pcre2_match_data_create(1, nullptr)),
-      stack_(pcre2_jit_stack_create(kJitStackBytes, kMaxJitStackBytes, nullptr)),
-      context_(pcre2_match_context_create(nullptr)) {
+    : regex_(&regex), data_(pcre2_match_data_create(1, nullptr)), context_(pcre2_match_context_create(nullptr)) {
   if (!data_ || !context_) throw MachineError({.what = "out of memory"});
-  if (stack_) pcre2_jit_stack_assign(context_.get(), nullptr, stack_.get());
   pcre2_set_match_limit(context_.get(), UINT32_MAX);  // a run of white space may be as long as the text
 }
 
 bool Matcher::find(std::string_view text, size_t from, Span& match) {
-  const int found =
-      pcre2_match(regex_->code_.get(), units(text), text.size(), from, PCRE2_NO_UTF_CHECK, data_.get(), context_.get());
+  const auto run = [&] {
+    return pcre2_match(regex_->code_.get(), units(text), text.size(), from, PCRE2_NO_UTF_CHECK, data_.get(),
+                       context_.get());
+  };
+  int found = run();
+  if (found == PCRE2_ERROR_JIT_STACKLIMIT && !stack_) {  // the 32 KiB that it has without one are too few
+    stack_.reset(pcre2_jit_stack_create(kJitStackBytes, kMaxJitStackBytes, nullptr));
+    if (!stack_) throw MachineError({.what = "out of memory"});
+    pcre2_jit_stack_assign(context_.get(), nullptr, stack_.get());
+    found = run();
+  }
   if (found == PCRE2_ERROR_NOMATCH) return false;
   if (found < 0) {
     throw MachineError({.what = "a regular expression can't be matched", .found = message_of(found)});
