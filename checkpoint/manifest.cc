@@ -23,8 +23,8 @@ constexpr std::string_view kFormat = "trireme checkpoint";
 // The file begins with its own hash, which is taken with the sixteen digits as zeros.
 constexpr std::string_view kHashKey = "{\"hash\":\"";
 constexpr std::string_view kNoHash = "0000000000000000";
-// Larger than any dim, offset or count of a real model; sums of a few don't overflow.
-constexpr int64_t kLargest = int64_t{1} << 60;
+// Larger than any dim, offset or count of a real model; as many elements of eight bytes, and sums of a few, don't overflow.
+constexpr int64_t kLargest = int64_t{1} << 58;
 
 std::string manifest_path(const std::string& dir) { return (fs::path(dir) / "manifest.json").string(); }
 

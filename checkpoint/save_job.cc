@@ -4,7 +4,9 @@
 #include <cstring>
 #include <filesystem>
 #include <functional>
+#include <system_error>
 
+#include "core/error.h"
 #include "core/ops/elementwise.h"
 
 namespace trireme {
@@ -16,8 +18,9 @@ Tensor HostSlots::take() {
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [&] { return !free_.empty() || num_left_ > 0; });
   if (free_.empty()) {
-    --num_left_;
-    return Tensor::empty_on_host(stream_, {slot_bytes_}, DType::u8);
+    Tensor slot = Tensor::empty_on_host(stream_, {slot_bytes_}, DType::u8);
+    --num_left_;  // not where the memory is refused, or later saves would wait for a slot that never was
+    return slot;
   }
   Tensor slot = std::move(free_.back());
   free_.pop_back();
@@ -33,8 +36,17 @@ void HostSlots::give_back(Tensor slot) {
 SaveJob::SaveJob(const SavePlan& plan, FileSystem& files, const std::string& directory, Stream& compute, Stream& copies,
                  HostSlots& slots)
     : plan_(plan), files_(files), directory_(directory), copies_(copies), slots_(slots) {
-  copier_ = std::thread([this, ready = std::shared_ptr<Event>(compute.record())] { copy_all(*ready); });
-  writer_ = std::thread([this] { write_all(); });
+  const std::shared_ptr<Event> ready = compute.record();
+  try {
+    writer_ = std::thread([this] { write_all(); });
+    copier_ = std::thread([this, ready] { copy_all(*ready); });
+  } catch (const std::system_error& error) {
+    fail(std::make_exception_ptr(MachineError({.what = "cannot start a thread that saves", .found = error.what()})));
+    std::lock_guard lock(mutex_);
+    copier_done_ = true;
+    writer_done_ = !writer_.joinable();
+    changed_.notify_all();
+  }
 }
 
 SaveJob::~SaveJob() {
@@ -63,8 +75,7 @@ void SaveJob::hand_over(Chunk& chunk) {
 }
 
 // The header, then what of the pieces isn't padding. Elements don't straddle chunks: wider ones come first (SavePlan).
-void SaveJob::copy_pieces() {
-  Chunk chunk;
+void SaveJob::copy_pieces(Chunk& chunk) {
   // Calls copy(offset, n, where to) for parts of `bytes` that fit into a slot.
   const auto fill = [&](int64_t bytes, const std::function<void(int64_t, int64_t, void*)>& copy) {
     for (int64_t done = 0; done < bytes && !failed();) {
@@ -92,15 +103,27 @@ void SaveJob::copy_pieces() {
   hand_over(chunk);
 }
 
+// A chunk that won't be written, after a failure.
+void SaveJob::give_up(Chunk& chunk) {
+  try {
+    copies_.synchronize();
+  } catch (...) {
+    fail(std::current_exception());
+  }
+  slots_.give_back(std::move(chunk.slot));
+}
+
 void SaveJob::copy_all(const Event& ready) {
   std::unique_ptr<Event> last;
+  Chunk chunk;
   try {
     copies_.wait(ready);
-    copy_pieces();
+    copy_pieces(chunk);
     last = copies_.record();
   } catch (...) {
     fail(std::current_exception());
   }
+  if (chunk.slot.defined()) give_up(chunk);
   std::lock_guard lock(mutex_);
   all_copied_ = std::move(last);
   copier_done_ = true;
@@ -129,7 +152,11 @@ void SaveJob::write_all() {
     Chunk chunk = std::move(queue_.front());
     queue_.pop_front();
     lock.unlock();
-    attempt([&] { chunk.copied->synchronize(); });
+    try {
+      chunk.copied->synchronize();  // after a failure too: the next user of the slot writes to it
+    } catch (...) {
+      fail(std::current_exception());
+    }
     attempt([&] { file->append({static_cast<const std::byte*>(chunk.slot.raw()), static_cast<size_t>(chunk.bytes)}); });
     slots_.give_back(std::move(chunk.slot));
   }

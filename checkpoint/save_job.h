@@ -66,8 +66,9 @@ class SaveJob {
   };
 
   void copy_all(const Event& ready);
-  void copy_pieces();
+  void copy_pieces(Chunk& chunk);  // `chunk`: the one that is being filled; left undefined unless it fails
   void hand_over(Chunk& chunk);
+  void give_up(Chunk& chunk);
   void write_all();
   void fail(std::exception_ptr error);
   bool failed() const;

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
+#include <new>
+#include <system_error>
 
 #include "checkpoint/directory.h"
 #include "core/error.h"
@@ -27,6 +29,20 @@ std::string gigabytes(int64_t bytes) {
   char text[32];
   std::snprintf(text, sizeof text, "%.3g GB", static_cast<double>(bytes) * 1e-9);
   return text;
+}
+
+// What goes wrong in a save, the run goes on: refused files, memory and threads. Anything else is a bug and passes.
+std::string problem_of(const std::function<void()>& work) {
+  try {
+    work();
+    return {};
+  } catch (const Error& error) {
+    return error.what();
+  } catch (const std::system_error& error) {
+    return error.what();
+  } catch (const std::bad_alloc&) {
+    return "this machine is out of memory";
+  }
 }
 
 // Brings the names of a directory and of those above it to the disk: whoever made them may not have.
@@ -116,11 +132,8 @@ void CheckpointSaver::wait_copied(Stream& compute) {
 
 void CheckpointSaver::collect() {
   std::string share;
-  try {
-    share = kWritten + pack_share(job_->wait(), plan_.tensors());
-  } catch (const Error& error) {
-    share = kFailed + std::string(error.what()) + " (rank " + std::to_string(world_.rank()) + ")";
-  }
+  const std::string problem = problem_of([&] { share = kWritten + pack_share(job_->wait(), plan_.tensors()); });
+  if (!problem.empty()) share = kFailed + problem + " (rank " + std::to_string(world_.rank()) + ")";
   job_.reset();
   std::vector<std::string> shares = gather_texts(world_, host_stream_, share);
   if (world_.rank() != 0) return;
@@ -154,12 +167,9 @@ void CheckpointSaver::put_in_place(const std::vector<std::string>& shares) const
 CheckpointSaver::Outcome CheckpointSaver::commit(const std::vector<std::string>& shares) const {
   FileSystem& files = *options_.files;
   Outcome outcome;
-  const auto attempt = [&](auto&& work) {
-    try {
-      work();
-    } catch (const Error& error) {
-      if (outcome.problem.empty()) outcome.problem = error.what();
-    }
+  const auto attempt = [&](const std::function<void()>& work) {
+    const std::string problem = problem_of(work);
+    if (outcome.problem.empty()) outcome.problem = problem;
   };
   for (const std::string& share : shares) {
     if (share.front() == kFailed && outcome.problem.empty()) outcome.problem = share.substr(1);

@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "checkpoint/directory.h"
@@ -14,10 +15,12 @@ namespace trireme {
 
 namespace {
 
-// A checkpoint that the user named: itself, or the newest of a run directory.
-std::optional<std::string> named_checkpoint(const std::string& path) {
-  if (is_checkpoint(path)) return path;
-  return latest_checkpoint(path);
+// A checkpoint that the user named: itself, or the newest of a run directory; empty where there is none. Rank 0 looks: that
+// run may be going on, and all ranks must load the same. Collective.
+std::string named_checkpoint(RankContext& rank, const std::string& path) {
+  std::string found;
+  if (rank.is_main()) found = is_checkpoint(path) ? path : latest_checkpoint(path).value_or("");
+  return broadcast_text(rank.world(), rank.host_stream(), found, 0);
 }
 
 // Loads it on this rank. Says what is damaged, if anything; another model is an error on all ranks alike.
@@ -67,22 +70,22 @@ std::string load_newest(RankContext& rank, const Config& config, RankModel& mode
   }
   last_problem = broadcast_text(rank.world(), rank.host_stream(), last_problem, 0);
   if (last_problem.empty()) return {};
-  throw DataError({.what = "no checkpoint of the run can be used; of the last one: " + last_problem,
-                   .where = checkpoints_directory(config.run.dir),
-                   .hint = "checkpoint.resume: never, which starts anew and sets these aside"});
+  throw DataError({.what = "no checkpoint of the run can be used (checkpoint.resume: never starts anew and sets these "
+                           "aside); of the last one: " +
+                           last_problem});
 }
 
 void load_named(RankContext& rank, RankModel& model, const std::string& path, StateParts parts, RunStart& start) {
   const std::string problem = first_problem(rank, try_load(rank, model, path, parts, start));
-  if (problem.empty()) return;
-  throw DataError({.what = "the checkpoint can't be loaded: " + problem, .where = path});
+  if (!problem.empty()) throw DataError({.what = problem});
 }
 
 void start_from_weights(RankContext& rank, const Config& config, RankModel& model, Logger& logger) {
   const std::string& path = *config.checkpoint.init_from;
-  if (const auto checkpoint = named_checkpoint(path)) {
+  const std::string checkpoint = named_checkpoint(rank, path);
+  if (!checkpoint.empty()) {
     RunStart of_the_weights;
-    load_named(rank, model, *checkpoint, StateParts::weights, of_the_weights);
+    load_named(rank, model, checkpoint, StateParts::weights, of_the_weights);
   } else {
     load_hugging_face(SafetensorsReader(path), hugging_face_names(config.model), rank.stream(), model.model.buckets());
   }
@@ -98,14 +101,13 @@ RunStart load_run_start(RankContext& rank, const Config& config, RankModel& mode
   if (resume == "auto") {
     from = load_newest(rank, config, model, logger, start);
   } else if (resume != "never") {
-    const auto path = named_checkpoint(resume);
-    if (!path) {
+    from = named_checkpoint(rank, resume);
+    if (from.empty()) {
       throw DataError({.what = "there is no checkpoint",
                        .expected = "a checkpoint's directory, or a run directory with one",
                        .where = resume,
                        .hint = "checkpoint.resume: auto, never, or another path"});
     }
-    from = *path;
     load_named(rank, model, from, StateParts::everything, start);
   }
   if (!from.empty()) {

@@ -236,9 +236,9 @@ struct CheckpointConfig {
   int64_t keep_last = 2;                         // how many of the newest stay; 0: all
   int64_t keep_every = 0;                        // steps; multiples of it stay for good; 0: none
   bool async = true;                             // written behind the next steps
-  int64_t host_buffer_bytes = int64_t{4} << 30;  // bound of the host snapshot of an asynchronous save
-  std::string resume = "auto";                   // auto (the latest of run.dir, if any) | never | a checkpoint's path
-  std::optional<std::string> init_from = {};     // Hugging Face directory of starting weights
+  int64_t host_buffer_bytes = int64_t{4} << 30;  // of each rank: bound of a save's host snapshot
+  std::string resume = "auto";                   // auto (the newest of run.dir, if any) | never | a path
+  std::optional<std::string> init_from = {};     // Hugging Face directory or checkpoint of starting weights
 
   bool operator==(const CheckpointConfig&) const = default;
 };

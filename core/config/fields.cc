@@ -184,12 +184,19 @@ static void describe(FieldVisitor& v, CheckpointConfig& c) {
   v.field({.name = "keep_last", .doc = "how many of the newest stay; 0: all", .min = 0}, &c.keep_last);
   v.field({.name = "keep_every", .doc = "multiples of so many steps stay for good; 0: none", .min = 0}, &c.keep_every);
   v.field({.name = "async", .doc = "written behind the next steps"}, &c.async);
-  v.field(
-      {.name = "host_buffer", .doc = "host memory that an asynchronous save may take", .min = 0, .unit = Unit::bytes},
-      &c.host_buffer_bytes);
-  v.field({.name = "resume", .doc = "auto (the latest checkpoint of run.dir), never, or a checkpoint's path"},
+  v.field({.name = "host_buffer",
+           .doc = "host memory of each rank that a save may take; at least two chunks of 4MiB",
+           .min = 8 << 20,
+           .unit = Unit::bytes},
+          &c.host_buffer_bytes);
+  v.field({.name = "resume",
+           .doc = "auto (the newest checkpoint of run.dir), never, or the path of a checkpoint or of a run directory"},
           &c.resume);
-  v.field({.name = "init_from", .doc = "Hugging Face directory of starting weights"}, &c.init_from);
+  v.field(
+      {.name = "init_from",
+       .doc =
+           "weights to start from where nothing is resumed: a Hugging Face directory, a checkpoint, a run directory"},
+      &c.init_from);
 }
 
 static void describe(FieldVisitor& v, ProfileConfig& c) {

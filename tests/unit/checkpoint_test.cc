@@ -2,13 +2,16 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <filesystem>
+#include <new>
 
 #include "checkpoint/directory.h"
 #include "checkpoint/load.h"
 #include "checkpoint/saver.h"
 #include "core/device/thread_pool.h"
 #include "core/formats/safetensors.h"
+#include "tests/faulty_files.h"
 #include "tests/unit/data_testing.h"
 
 namespace fs = std::filesystem;
@@ -114,6 +117,68 @@ TEST_F(CheckpointTest, FilesAreSafetensors) {
   std::vector<float> held = values();
   held.resize(15);
   EXPECT_EQ(stored, held);
+}
+
+// Memory of a machine that has none left, as long as it is told so.
+class ScarceAllocator final : public Allocator {
+ public:
+  ScarceAllocator() : Allocator(Device{}) {}
+  ~ScarceAllocator() override { release_cached(); }
+  bool empty = false;
+
+ protected:
+  void* system_allocate(int64_t bytes) override {
+    return empty ? nullptr : std::aligned_alloc(256, static_cast<size_t>(bytes + 255) / 256 * 256);
+  }
+  void system_free(void* data, int64_t) override { std::free(data); }
+};
+
+// Two slots is all that a save gets: more refusals than that must not leave later saves waiting for a third.
+TEST_F(CheckpointTest, ASaveWithoutMemoryFailsAndTheNextOneWorks) {
+  ScarceAllocator memory;
+  CpuStream copies(memory, pool_);
+  CheckpointSaver saver({bucket_.get()}, Mesh({}, 0), *world_, stream_, copies,
+                        {.run_dir = dir_.path(), .host_buffer_bytes = 0});
+  memory.empty = true;
+  for (const int64_t step : {1, 2, 3}) {
+    saver.begin({.step = step}, stream_);
+    saver.wait_copied(stream_);
+    EXPECT_NE(saver.settle().find("step " + std::to_string(step) + " was not saved"), std::string::npos);
+  }
+  EXPECT_EQ(names(), std::vector<std::string>{});
+  memory.empty = false;
+  saver.begin({.step = 4}, stream_);
+  EXPECT_EQ(saver.settle(), "");
+  EXPECT_EQ(CheckpointReader::verify(saver.path_of(4)), std::vector<std::string>());
+}
+
+TEST_F(CheckpointTest, AMemoryThatIsFullFailsTheSaveOnly) {
+  struct BrokenFiles final : testing::FaultyFiles {
+    std::unique_ptr<OutputFile> create(const std::string& path) override {
+      if (path.find(broken) != std::string::npos) throw std::bad_alloc();
+      return FaultyFiles::create(path);
+    }
+    std::string broken;
+  };
+  BrokenFiles files;
+  CheckpointSaver saver({bucket_.get()}, Mesh({}, 0), *world_, stream_, copies_,
+                        {.run_dir = dir_.path(), .files = &files});
+  for (const char* broken : {"rank-", "manifest.json"}) {
+    files.broken = broken;
+    saver.begin({.step = 1}, stream_);
+    EXPECT_NE(saver.settle().find("out of memory"), std::string::npos) << broken;
+    EXPECT_EQ(names(), std::vector<std::string>{});
+  }
+}
+
+// A size in bytes that doesn't fit into 64 bits must not pass for a small one.
+TEST_F(CheckpointTest, SizesBeyondAllMeasureAreRefused) {
+  const Shape shape{int64_t{1} << 60};
+  Manifest manifest;
+  manifest.files = {{"f", 8, {1}}};
+  manifest.tensors = {{"t", FileDType::f64, shape, {{0, 0, Box::whole(shape)}}}};
+  write_manifest(local_files(), dir_.path(), manifest);
+  EXPECT_THROW(read_manifest(dir_.path()), DataError);
 }
 
 TEST_F(CheckpointTest, OldOnesArePruned) {
