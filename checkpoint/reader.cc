@@ -15,7 +15,7 @@ namespace trireme {
 
 namespace {
 
-constexpr int64_t kChunksAhead = 8;
+constexpr int64_t kChunksAhead = 4;
 
 // A file of the checkpoint, mapped; of each chunk, whether its hash was found right.
 struct CheckedFile {

@@ -205,11 +205,19 @@ int run(int argc, char** argv) {
   for (int i = 1; i + 1 < argc; i += 2) {
     const std::string name = argv[i];
     const std::string value = argv[i + 1];
-    if (name == "--dir") options.dir = value;
-    if (name == "--ranks") options.ranks = std::stoi(value);
-    if (name == "--rounds") options.rounds = std::stoi(value);
-    if (name == "--steps") options.steps = std::stoll(value);
-    if (name == "--set") options.sets.push_back(value);
+    if (name == "--dir") {
+      options.dir = value;
+    } else if (name == "--ranks") {
+      options.ranks = std::stoi(value);
+    } else if (name == "--rounds") {
+      options.rounds = std::stoi(value);
+    } else if (name == "--steps") {
+      options.steps = std::stoll(value);
+    } else if (name == "--set") {
+      options.sets.push_back(value);
+    } else {
+      throw ConfigError({.what = "unknown option " + name, .hint = "the first lines of tests/bench/checkpoint_speed.cc"});
+    }
   }
   const std::string root = options.dir + "/checkpoint_speed.tmp";
   options.dir = root + "/large";
@@ -219,7 +227,7 @@ int run(int argc, char** argv) {
                           "model.num_key_value_heads=16", "model.num_hidden_layers=12"});
   run_rank_contexts(large, options.ranks, [&](RankContext& rank) { Bench(rank, large, options).speed(); });
   options.dir = root + "/small";
-  const Config small = config_of(options, {});
+  const Config small = config_of(options, {"batch.global=" + std::to_string(2 * options.ranks), "batch.micro=2"});
   run_rank_contexts(small, options.ranks, [&](RankContext& rank) { Bench(rank, small, options).added_step_time(); });
   fs::remove_all(root);
   return 0;

@@ -63,22 +63,26 @@ const Layout kLayouts[kNumLayouts] = {
 
 // What stands in the directory of checkpoints.
 struct Listing {
-  int64_t newest = 0;                                     // step of the newest finished one
-  std::set<std::pair<std::string, uint64_t>> unfinished;  // names that end in .tmp, with the inode
+  using Save = std::pair<int64_t, uint64_t>;  // step and inode of its directory, which keeps it through its renames
+  int64_t newest = 0;                         // step of the newest that looks finished
+  std::set<Save> all;
+  std::set<Save> unfinished;  // being written, being deleted, or left behind
 };
 
 Listing list(const std::string& run_dir) {
   Listing listing;
   std::error_code error;
-  for (fs::directory_iterator at(checkpoints_directory(run_dir), error), end; !error && at != end;
-       at.increment(error)) {
+  fs::directory_iterator at(checkpoints_directory(run_dir), error);
+  for (const fs::directory_iterator end; !error && at != end; at.increment(error)) {
     const std::string name = at->path().filename();
-    if (!name.starts_with("step-")) continue;
+    struct stat status {};
+    if (!name.starts_with("step-") || ::stat(at->path().c_str(), &status) != 0) continue;
+    const Listing::Save save{std::atoll(name.c_str() + 5), status.st_ino};
+    listing.all.insert(save);
     if (name.ends_with(".tmp")) {
-      struct stat status {};
-      if (::stat(at->path().c_str(), &status) == 0) listing.unfinished.insert({name, status.st_ino});
+      listing.unfinished.insert(save);
     } else {
-      listing.newest = std::max<int64_t>(listing.newest, std::atoll(name.c_str() + 5));
+      listing.newest = std::max(listing.newest, save.first);
     }
   }
   return listing;
@@ -158,11 +162,11 @@ bool Kill::kill_inside_a_save(Victim& victim, const std::string& run) {
   // From the moment at which its directory is seen: most saves take some milliseconds.
   const std::chrono::microseconds delay(static_cast<int64_t>(std::pow(10.0, 4.3 * uniform())));
   std::vector<pid_t> ranks;
-  auto seen = before_.unfinished;
+  auto seen = before_.all;
   for (int saves = 0; saves < wanted_saves;) {
     const Listing now = list(run);
     newest_seen_ = std::max(newest_seen_, now.newest);
-    for (const auto& entry : now.unfinished) {
+    for (const auto& entry : now.all) {
       if (!seen.insert(entry).second) continue;
       // All ranks live by then.
       if (ranks.empty()) ranks = victim.ranks();
@@ -220,8 +224,9 @@ void Kill::train_through_kills(int number) {
       return;
     }
     const Listing after = list(run);
-    num_inside_ += std::any_of(after.unfinished.begin(), after.unfinished.end(),
-                               [&](const auto& entry) { return !before_.unfinished.contains(entry); });
+    num_inside_ += std::any_of(after.unfinished.begin(), after.unfinished.end(), [&](const Listing::Save& save) {
+      return save.first > after.newest && !before_.all.contains(save);
+    });
     expect_a_usable_checkpoint(run);
     if (HasFatalFailure()) return;
   }

@@ -58,9 +58,9 @@ Victim::Victim(const std::vector<std::string>& command, int ranks, const std::st
   ::prctl(PR_SET_CHILD_SUBREAPER, 1);
   std::vector<std::string> words;
   if (ranks > 1) {
-    // What a killed mpirun leaves goes away with `scratch`.
+    // What a killed mpirun leaves goes away with `scratch`. The ranks beside a killed one follow it at once.
     std::istringstream start(mpirun(ranks) + " --mca orte_tmpdir_base " + scratch +
-                             " --mca btl_vader_backing_directory " + scratch);
+                             " --mca btl_vader_backing_directory " + scratch + " --mca odls_base_sigkill_timeout 0");
     for (std::string word; start >> word;) words.push_back(word);
   }
   words.push_back(std::string(TRIREME_BINARY_DIR) + "/trireme");

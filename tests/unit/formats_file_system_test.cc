@@ -43,6 +43,30 @@ TEST(LocalFiles, WritesAtAnyPlaceFromSeveralThreads) {
   EXPECT_EQ(read_file(path), std::string("\0\0x", 3));
 }
 
+// Large blocks may take another way to the disk than small ones and odd ones: in one file, side by side.
+TEST(LocalFiles, LargeBlocksAndOddOnesInOneFile) {
+  const TempDir dir;
+  constexpr size_t kBlock = size_t{2} << 20;
+  constexpr size_t kBytes = 4 * kBlock + 4096 + 17;
+  std::vector<std::byte> memory(kBytes + 4096);
+  const auto address = reinterpret_cast<uintptr_t>(memory.data());
+  const std::span<std::byte> bytes(memory.data() + (4096 - address % 4096) % 4096, kBytes);
+  for (size_t i = 0; i < kBytes; ++i) bytes[i] = static_cast<std::byte>(i * 2654435761u >> 13);
+  const auto file = local_files().create(dir / "a");
+  const auto write = [&](size_t at, size_t n) { file->write_at(static_cast<int64_t>(at), bytes.subspan(at, n)); };
+  write(4 * kBlock, 4096 + 17);
+  std::thread other([&] { write(2 * kBlock, 2 * kBlock); });
+  write(5, kBlock - 5);
+  write(0, kBlock / 2);
+  write(kBlock, kBlock);
+  other.join();
+  file->sync();
+  file->close();
+  const std::string found = read_file(dir / "a");
+  ASSERT_EQ(found.size(), kBytes);
+  EXPECT_EQ(std::memcmp(found.data(), bytes.data(), kBytes), 0);
+}
+
 TEST(LocalFiles, DirectoriesAreMadeRenamedAndRemovedWhole) {
   const TempDir dir;
   FileSystem& files = local_files();
