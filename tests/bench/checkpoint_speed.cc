@@ -216,7 +216,8 @@ int run(int argc, char** argv) {
     } else if (name == "--set") {
       options.sets.push_back(value);
     } else {
-      throw ConfigError({.what = "unknown option " + name, .hint = "the first lines of tests/bench/checkpoint_speed.cc"});
+      throw ConfigError(
+          {.what = "unknown option " + name, .hint = "the first lines of tests/bench/checkpoint_speed.cc"});
     }
   }
   const std::string root = options.dir + "/checkpoint_speed.tmp";

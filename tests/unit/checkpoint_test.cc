@@ -196,6 +196,25 @@ TEST_F(CheckpointTest, AFileThatShrinksWhileItIsReadIsNamed) {
   EXPECT_NE(message.find("rank-00000.safetensors"), std::string::npos) << message;
 }
 
+// Files are larger than a slot of host memory: a stretch of elements goes on in the next one.
+TEST_F(CheckpointTest, SlotsThatAreSmallerThanTheFileWriteTheSameFile) {
+  const std::vector<float> moments{1, 2, 3, 4, 5, 6, 7};
+  bucket_->write(stream_, norm_.parts[0], Bucket::Buffer::first_moment, moments.data());
+  const SavePlan plan({bucket_.get()}, Mesh({}, 0));
+  for (const int64_t slot_bytes : {8, 24, 64, 200}) {
+    const std::string dir = dir_ / std::to_string(slot_bytes);
+    HostSlots slots(stream_, slot_bytes, /*budget_bytes=*/0);
+    SaveJob job(plan, local_files(), dir, stream_, copies_, slots);
+    job.wait_copied(stream_);
+    EXPECT_EQ(job.wait().bytes, plan.file_bytes());
+    const SafetensorsReader reader(dir + "/" + plan.file_name());
+    std::vector<float> stored(22);
+    reader.read("m.weight", 0, std::span(stored).first(15));
+    reader.read("optimizer.first_moment.n.weight", 0, std::span(stored).subspan(15));
+    EXPECT_EQ(stored, values()) << slot_bytes;
+  }
+}
+
 TEST_F(CheckpointTest, OldOnesArePruned) {
   for (const int64_t step : {10, 20, 30, 40, 50}) save(step);
   prune_checkpoints(local_files(), dir_.path(), /*keep_last=*/2, /*keep_every=*/20);
