@@ -239,12 +239,32 @@ std::string pack_share(const StoredFile& file, const std::vector<StoredTensor>& 
   return text_of({{"file", json_of(file)}, {"tensors", std::move(list)}});
 }
 
-void add_share(Manifest& manifest, const std::string& share) {
-  const json root = json::parse(share);
+namespace {
+
+struct Share {
+  StoredFile file;
+  std::vector<StoredTensor> tensors;
+};
+
+// What contradicts itself here is a bug of ours.
+Share unpack_share(const std::string& text) {
+  try {
+    const json root = json::parse(text);
+    Share share{file_of(root.at("file")), {}};
+    for (const json& value : root.at("tensors")) share.tensors.push_back(tensor_of(value, {share.file}));
+    return share;
+  } catch (const BadManifest& bad) {
+    throw BugError({.what = "a rank wrote something else than it planned: " + bad.what});
+  }
+}
+
+}  // namespace
+
+void add_share(Manifest& manifest, const std::string& text) {
+  Share share = unpack_share(text);
   const auto index = static_cast<int64_t>(manifest.files.size());
-  manifest.files.push_back(file_of(root.at("file")));
-  for (const json& value : root.at("tensors")) {
-    StoredTensor part = tensor_of(value, {manifest.files.back()});
+  manifest.files.push_back(std::move(share.file));
+  for (StoredTensor& part : share.tensors) {
     for (StoredBox& box : part.boxes) box.file = index;
     // Tensors are few thousand, boxes many.
     const auto at = std::lower_bound(manifest.tensors.begin(), manifest.tensors.end(), part.name,
