@@ -71,7 +71,7 @@ CheckpointSaver::CheckpointSaver(const std::vector<Bucket*>& buckets, const Mesh
       copies_(copies),
       options_(std::move(options)),
       slots_(copies, std::min(kHashChunkBytes, (plan_.file_bytes() + kPage - 1) / kPage * kPage),
-             options_.host_buffer_bytes) {}
+             options_.host_buffer_bytes - kHashChunkBytes) {}  // the file keeps its last chunk (hashed_file.h)
 
 CheckpointSaver::~CheckpointSaver() = default;
 
@@ -152,8 +152,7 @@ void CheckpointSaver::put_in_place(const std::vector<std::string>& shares) const
   manifest.config_yaml = state_.config_yaml;
   for (const std::string& share : shares) add_share(manifest, share.substr(1));
   check_cover(manifest);
-  write_manifest(files, temporary, manifest);
-  files.sync_directory(temporary);
+  write_manifest(files, temporary, manifest);  // brings the directory's names to the disk, too
   files.rename(temporary, path);
   try {
     files.sync_directory(checkpoints_directory(options_.run_dir));

@@ -185,8 +185,8 @@ static void describe(FieldVisitor& v, CheckpointConfig& c) {
   v.field({.name = "keep_every", .doc = "multiples of so many steps stay for good; 0: none", .min = 0}, &c.keep_every);
   v.field({.name = "async", .doc = "written behind the next steps"}, &c.async);
   v.field({.name = "host_buffer",
-           .doc = "host memory of each rank that a save may take; at least two chunks of 4MiB",
-           .min = 8 << 20,
+           .doc = "host memory of each rank that a save may take; at least three chunks of 4MiB",
+           .min = 12 << 20,
            .unit = Unit::bytes},
           &c.host_buffer_bytes);
   v.field({.name = "resume",

@@ -3,8 +3,10 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <filesystem>
+#include <future>
 #include <new>
 
 #include "checkpoint/directory.h"
@@ -215,6 +217,36 @@ TEST_F(CheckpointTest, SlotsThatAreSmallerThanTheFileWriteTheSameFile) {
     reader.read("optimizer.first_moment.n.weight", 0, std::span(stored).subspan(15));
     EXPECT_EQ(stored, values()) << slot_bytes;
   }
+}
+
+// With slots for a part of the state and a disk that takes nothing, the update has to wait: else it would change what was not
+// copied yet.
+TEST_F(CheckpointTest, TheUpdateWaitsForTheCopies) {
+  struct SlowFiles final : testing::FaultyFiles {
+    std::unique_ptr<OutputFile> create(const std::string& path) override {
+      opened.get_future().wait();
+      return FaultyFiles::create(path);
+    }
+    std::promise<void> opened;
+  };
+  const SavePlan plan({bucket_.get()}, Mesh({}, 0));
+  const std::vector<float> before = values();
+  SlowFiles files;
+  HostSlots slots(stream_, /*slot_bytes=*/64, /*budget_bytes=*/0);
+  SaveJob job(plan, files, dir_ / "slow", stream_, copies_, slots);
+  auto update = std::async(std::launch::async, [&] {
+    job.wait_copied(stream_);
+    bucket_->initialize(stream_, 99);
+  });
+  EXPECT_EQ(update.wait_for(std::chrono::milliseconds(100)), std::future_status::timeout);
+  EXPECT_EQ(values(), before);
+  files.opened.set_value();
+  update.wait();
+  EXPECT_NE(values(), before);
+  job.wait();
+  std::vector<float> stored(15);
+  SafetensorsReader(dir_ / "slow/" + plan.file_name()).read("m.weight", 0, std::span<float>(stored));
+  EXPECT_EQ(stored, std::vector<float>(before.begin(), before.begin() + 15));
 }
 
 TEST_F(CheckpointTest, OldOnesArePruned) {

@@ -121,7 +121,7 @@ TEST(Config, DumpLoadsToTheSame) {
              "model.head_dim=32", "optimizer.lr=0.1", "optimizer.eps=1.2345678901234567e-11",
              "data.train=[{path: 'a b: \"c\"\t#d', weight: 3}, {path: null.bin}, {path: ü}]", "data.valid=[{path: v}]",
              "batch.ramp={start: 8, increment: 8, samples: 100}", "parallel.stages=[2, 2]", "run.dir='~'",
-             "checkpoint.host_buffer=9000001", "recompute.layers=1", "profile.ranks=[0, 3]", "data.tokenizer='-x'"});
+             "checkpoint.host_buffer=13000001", "recompute.layers=1", "profile.ranks=[0, 3]", "data.tokenizer='-x'"});
     const std::string text = dump_config(c);
     EXPECT_EQ(parse_config(text, "dump.yaml"), c) << text;
   }
@@ -202,7 +202,7 @@ TEST(ConfigError, OutOfRange) {
        {"run.steps=0", "run.log_every=-1", "run.threads=0", "optimizer.betas=[0.9, 1.0]", "optimizer.betas=[-0.1, 0.9]",
         "optimizer.lr=-1", "data.valid_fraction=1", "data.train=[{path: a, weight: 0}]", "batch.micro=0",
         "moe.capacity_factor=0", "parallel.tensor=0", "parallel.zero_group=-1", "model.vocab_size=0",
-        "checkpoint.host_buffer=-1GiB", "checkpoint.host_buffer=7MiB", "data.sequence_length=0"}) {
+        "checkpoint.host_buffer=-1GiB", "checkpoint.host_buffer=11MiB", "data.sequence_length=0"}) {
     EXPECT_NE(set_message(set).find("is out of range"), std::string::npos) << set << ": " << set_message(set);
   }
 }
