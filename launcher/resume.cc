@@ -94,7 +94,7 @@ void start_from_weights(RankContext& rank, const Config& config, RankModel& mode
 
 }  // namespace
 
-RunStart load_run_start(RankContext& rank, const Config& config, RankModel& model, Logger& logger) {
+RunStart load_run_start(RankContext& rank, const Config& config, RankModel& model, Logger& logger, FileSystem& files) {
   const std::string& resume = config.checkpoint.resume;
   RunStart start;
   std::string from;
@@ -119,7 +119,7 @@ RunStart load_run_start(RankContext& rank, const Config& config, RankModel& mode
   }
   model.step.weights_changed();
   if (rank.is_main()) {
-    for (const std::string& path : set_aside_later_checkpoints(local_files(), config.run.dir, start.step, from)) {
+    for (const std::string& path : set_aside_later_checkpoints(files, config.run.dir, start.step, from)) {
       logger.warn("this run goes on from step " + std::to_string(start.step) +
                   "; a later checkpoint is set aside: " + path);
     }

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "core/config/config.h"
+#include "core/formats/file_system.h"
 #include "core/metrics/log.h"
 #include "launcher/rank_context.h"
 #include "launcher/rank_model.h"
@@ -20,6 +21,6 @@ struct RunStart {
 // With `resume: auto` a checkpoint that turns out to be damaged is passed over with a warning, on all ranks alike, for the
 // one before it. Checkpoints of run.dir that this course of the run makes void are set aside.
 // DataError where none is usable, or it is of another model.
-RunStart load_run_start(RankContext& rank, const Config& config, RankModel& model, Logger& logger);
+RunStart load_run_start(RankContext& rank, const Config& config, RankModel& model, Logger& logger, FileSystem& files);
 
 }  // namespace trireme

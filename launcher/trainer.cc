@@ -43,8 +43,8 @@ std::vector<HostMicrobatch> views_of(const std::vector<HostBatch>& batches, bool
 
 }  // namespace
 
-Trainer::Trainer(RankContext& rank, const Config& config, Console& console, Logger& logger)
-    : rank_(rank), config_(config), console_(console), logger_(logger) {
+Trainer::Trainer(RankContext& rank, const Config& config, Console& console, Logger& logger, FileSystem& files)
+    : rank_(rank), config_(config), console_(console), logger_(logger), files_(files) {
   const ModelConfig& model = config.model;
   if (model.rope.type == RopeType::none && config.data.sequence_length > model.max_positions) {
     throw ConfigError({.what = "data.sequence_length is longer than the model's position table",
@@ -63,7 +63,7 @@ Trainer::Trainer(RankContext& rank, const Config& config, Console& console, Logg
 
 int64_t Trainer::prepare() {
   model_ = std::make_unique<RankModel>(rank_, config_);
-  const RunStart start = load_run_start(rank_, config_, *model_, logger_);
+  const RunStart start = load_run_start(rank_, config_, *model_, logger_, files_);
   tune_gemms(rank_, config_, model_->step, logger_);
 
   BatchPlanOptions options;
@@ -113,6 +113,7 @@ void Trainer::make_saver() {
   options.host_buffer_bytes = config_.checkpoint.host_buffer_bytes;
   options.keep_last = config_.checkpoint.keep_last;
   options.keep_every = config_.checkpoint.keep_every;
+  options.files = &files_;
   options.warn = [this](const std::string& text) { logger_.warn(text); };
   saver_ = std::make_unique<CheckpointSaver>(model_->model.buckets(), rank_.mesh(), rank_.world(), rank_.host_stream(),
                                              rank_.copy_stream(), std::move(options));
@@ -260,7 +261,7 @@ void Trainer::train(const StopSignal& stop) {
   if (first < config_.run.steps) {
     saver_->rehearse();
   } else if (rank_.is_main()) {
-    remove_leftovers(local_files(), config_.run.dir);  // it may have ended while it deleted an older checkpoint
+    remove_leftovers(files_, config_.run.dir);  // it may have ended while it deleted an older checkpoint
   }
   LoaderOptions loader_options;
   loader_options.data_rank = rank_.mesh().data_rank();

@@ -20,8 +20,9 @@ namespace trireme {
 
 class Trainer {
  public:
-  // Checks configuration against world and data, and opens the data; allocates nothing large.
-  Trainer(RankContext& rank, const Config& config, Console& console, Logger& logger);
+  // Checks configuration against world and data, and opens the data; allocates nothing large. Checkpoints are written
+  // through `files`.
+  Trainer(RankContext& rank, const Config& config, Console& console, Logger& logger, FileSystem& files = local_files());
 
   const RunPlan& plan() const { return plan_; }
 
@@ -63,6 +64,7 @@ class Trainer {
   Config config_;
   Console& console_;
   Logger& logger_;
+  FileSystem& files_;
   std::unique_ptr<Dataset> train_data_;
   std::unique_ptr<Dataset> valid_data_;  // none when the run never evaluates
   RunPlan plan_;

@@ -62,7 +62,7 @@ inline std::string tiny_yaml(const TempDir& dir, int64_t steps) {
 
 // Trains on `ranks` ranks as threads, silently. What a GPU's library chose by timing lies in the run directory; runs beside
 // each other share it, so that their bits can be compared.
-inline void train(const Config& config, int ranks) {
+inline void train(const Config& config, int ranks, FileSystem& files = local_files()) {
   const std::filesystem::path own = RunDirectory(config.run.dir).gemm_algorithms_file();
   const std::filesystem::path shared = std::filesystem::path(config.run.dir).parent_path() / own.filename();
   if (std::filesystem::exists(shared) && !std::filesystem::exists(own)) {
@@ -74,7 +74,7 @@ inline void train(const Config& config, int ranks) {
   const StopSignal stop;
   run_rank_contexts(config, ranks, [&](RankContext& rank) {
     Logger logger(rank.rank(), console);
-    Trainer trainer(rank, config, console, logger);
+    Trainer trainer(rank, config, console, logger, files);
     trainer.run(stop);
   });
   ::close(null);
