@@ -20,7 +20,7 @@ namespace trireme {
 
 enum class DeviceChoice { automatic, cpu, cuda };
 enum class GraphUse { automatic, always, never };
-enum class ModelFamily { gpt2, llama, qwen2, qwen3 };
+enum class ModelFamily { gpt2, llama, qwen2, qwen3, mixtral, qwen2_moe, qwen3_moe, deepseek_v2, deepseek_v3 };
 enum class NormKind { layer, rms };
 enum class Activation { gelu_tanh, gelu_erf, swiglu };
 enum class RopeType { none, standard, linear, llama3 };
@@ -32,17 +32,21 @@ enum class StateType { fp32, bf16 };
 enum class PipelineSchedule { gpipe, one_f_one_b, interleaved, zb_h1, zb_v };
 enum class KeepGathered { automatic, unit, step };
 enum class CommBackend { automatic, nccl, mpi };
-enum class MoeRouter { topk };
+enum class MoeRouter { topk, switch_top1, base, expert_choice, hash };
 enum class MoeBalance { aux, bias, none };
 enum class AuxScope { sequence, microbatch, global };
 enum class DropPolicy { probability, position };
-enum class MoeDispatch { alltoall };
+enum class MoeDispatch { alltoall, allgather };
+enum class RouterScoring { softmax, sigmoid };
+enum class GroupScore { best, sum_of_best_two };
 enum class RecomputeMode { none, selective, full };
 
 using Names = std::vector<std::string_view>;
 inline Names names_of(DeviceChoice) { return {"auto", "cpu", "cuda"}; }
 inline Names names_of(GraphUse) { return {"auto", "always", "never"}; }
-inline Names names_of(ModelFamily) { return {"gpt2", "llama", "qwen2", "qwen3"}; }
+inline Names names_of(ModelFamily) {
+  return {"gpt2", "llama", "qwen2", "qwen3", "mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v2", "deepseek_v3"};
+}
 inline Names names_of(NormKind) { return {"layer", "rms"}; }
 inline Names names_of(Activation) { return {"gelu_new", "gelu", "silu"}; }  // Hugging Face's names of hidden_act
 inline Names names_of(RopeType) { return {"none", "default", "linear", "llama3"}; }
@@ -54,11 +58,13 @@ inline Names names_of(StateType) { return {"fp32", "bf16"}; }
 inline Names names_of(PipelineSchedule) { return {"gpipe", "1f1b", "interleaved", "zb_h1", "zb_v"}; }
 inline Names names_of(KeepGathered) { return {"auto", "unit", "step"}; }
 inline Names names_of(CommBackend) { return {"auto", "nccl", "mpi"}; }
-inline Names names_of(MoeRouter) { return {"topk"}; }
+inline Names names_of(MoeRouter) { return {"topk", "switch", "base", "expert_choice", "hash"}; }
 inline Names names_of(MoeBalance) { return {"aux", "bias", "none"}; }
 inline Names names_of(AuxScope) { return {"sequence", "microbatch", "global"}; }
 inline Names names_of(DropPolicy) { return {"probability", "position"}; }
-inline Names names_of(MoeDispatch) { return {"alltoall"}; }
+inline Names names_of(MoeDispatch) { return {"alltoall", "allgather"}; }
+inline Names names_of(RouterScoring) { return {"softmax", "sigmoid"}; }
+inline Names names_of(GroupScore) { return {"best", "sum_of_best_two"}; }
 inline Names names_of(RecomputeMode) { return {"none", "selective", "full"}; }
 
 template <class E>
@@ -94,6 +100,47 @@ struct RopeConfig {
   bool operator==(const RopeConfig&) const = default;
 };
 
+// Multi-head latent attention (DeepSeek-AI 2024, "DeepSeek-V2", section 2.1): keys and values come of one narrow latent.
+struct LatentAttentionConfig {
+  int64_t q_rank = 0;    // of the queries' latent; 0: none, queries are projected at once
+  int64_t kv_rank = 0;   // of the latent of keys and values; 0: ordinary attention
+  int64_t nope_dim = 0;  // of each query and key head, without positions
+  int64_t rope_dim = 0;  // of each query head, and of the one key that all heads share, rotated; pairs interleaved
+  int64_t v_dim = 0;     // of each value head
+
+  bool operator==(const LatentAttentionConfig&) const = default;
+};
+
+// Mixture-of-experts layers: what decides which parameters there are and what a token computes. How experts are trained
+// and kept even stands in MoeConfig.
+struct ExpertsConfig {
+  int64_t num_experts = 0;        // E, with a feed-forward network each; 0: a dense model
+  int64_t top_k = 0;              // K, experts of a token
+  int64_t ffn_size = 0;           // F of one expert
+  int64_t shared_ffn_size = 0;    // F of the shared experts together, which every token passes; 0: none
+  bool shared_gate = false;       // their output is weighed by sigmoid(w·x) (Qwen2-MoE)
+  int64_t num_dense_first = 0;    // the first so many layers are dense
+  int64_t period = 1;             // of the others, every `period`-th has experts: (layer + 1) % period == 0
+  std::vector<int64_t> dense_layers = {};  // these are dense, too
+  RouterScoring scoring = RouterScoring::softmax;
+  bool score_bias = false;           // selection adds a bias for each expert (DeepSeek-V3), which no gradient reaches
+  bool normalize = true;             // weights of the chosen are divided by their sum; with softmax this is a softmax of
+                                     // the chosen logits alone
+  double scaling = 1.0;              // and then multiplied with this
+  int64_t num_groups = 1;            // experts are chosen from the best `groups_per_token` of so many groups
+  int64_t groups_per_token = 1;
+  GroupScore group_score = GroupScore::best;
+  // MoE++ (Jin et al. 2024): experts that compute next to nothing, numbered behind the E real ones in this order.
+  int64_t num_zero = 0;          // output 0
+  int64_t num_copy = 0;          // output x
+  int64_t num_constant = 0;      // output a·x + b·v, (a, b) = softmax(W·x), v learned
+  bool gating_residual = false;  // a layer's router sees the logits of the one before
+
+  int64_t num_choices() const { return num_experts + num_zero + num_copy + num_constant; }  // outputs of the router
+
+  bool operator==(const ExpertsConfig&) const = default;
+};
+
 // The resolved model: what Hugging Face's config.json says, with the family's defaults filled in.
 struct ModelConfig {
   ModelFamily family = ModelFamily::llama;
@@ -113,6 +160,12 @@ struct ModelConfig {
   bool attention_bias = false;      // biases of q, k and v (Qwen2.5); GPT-2 has biases everywhere
   bool qk_norm = false;             // RMS norm of q and k per head (Qwen3)
   double initializer_range = 0.02;  // standard deviation of initial weights
+  LatentAttentionConfig latent = {};
+  ExpertsConfig experts = {};
+  int64_t num_predictors = 0;  // multi-token prediction modules behind the last layer (DeepSeek-V3)
+
+  // Whether the feed-forward half of this layer consists of experts.
+  bool has_experts(int64_t layer) const;
 
   bool operator==(const ModelConfig&) const = default;
 };
@@ -214,12 +267,20 @@ struct MoeConfig {
   MoeRouter router = MoeRouter::topk;
   MoeBalance balance = MoeBalance::aux;
   AuxScope aux_scope = AuxScope::microbatch;
-  double aux_loss_coef = 0.01;
-  double z_loss_coef = 0.0;
+  std::optional<double> aux_loss_coef = {};  // nullopt until the model is read: config.json's, else 0.01
+  double z_loss_coef = 0.0;                  // Zoph et al. 2022, "ST-MoE"
   double bias_update_rate = 0.001;
   std::optional<double> capacity_factor = {};  // nullopt: no token is dropped
   DropPolicy drop = DropPolicy::probability;
   MoeDispatch dispatch = MoeDispatch::alltoall;
+  int64_t dispatch_chunks = 1;     // tokens travel in so many parts, each beside the products of the one before
+  double prediction_coef = 0.3;    // weight of the loss of multi-token prediction
+  double constant_share = 0.75;    // MoE++: balance and capacity of an expert that computes nothing, relative to a real one
+  // Here and not in `model` because no config.json knows them; they become a part of ModelConfig::experts.
+  int64_t zero_experts = 0;
+  int64_t copy_experts = 0;
+  int64_t constant_experts = 0;
+  bool gating_residual = false;
 
   bool operator==(const MoeConfig&) const = default;
 };
