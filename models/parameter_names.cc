@@ -1,5 +1,7 @@
 #include "models/parameter_names.h"
 
+#include <cmath>
+
 namespace trireme {
 
 ParameterNames::ParameterNames(ModelFamily family, int64_t layer) {
@@ -73,6 +75,11 @@ NormLayer make_norm(const std::string& name, int64_t size, const ModelConfig& co
   if (config.norm == NormKind::layer) norm.bias = Weight(placed(make_bias(name, size)));
   norm.eps = static_cast<float>(config.norm_eps);
   return norm;
+}
+
+double residual_std(const ModelConfig& config) {
+  const double std = config.initializer_range;
+  return config.family == ModelFamily::gpt2 ? std / std::sqrt(2.0 * static_cast<double>(config.num_layers)) : std;
 }
 
 namespace {

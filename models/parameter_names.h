@@ -31,6 +31,9 @@ Parameter make_norm_weight(const std::string& name, int64_t size);  // starts at
 // `tokens_are_cut`: each tensor rank sees only its share of the tokens (sequence parallelism), so gradients are partial.
 NormLayer make_norm(const std::string& name, int64_t size, const ModelConfig& config, bool tokens_are_cut);
 
+// Of the matrices that feed the residual stream: initializer_range; GPT-2 divides it by the square root of their number.
+double residual_std(const ModelConfig& config);
+
 // How tensor parallelism places parameters. Sizes that no head count fixes are padded to 16 bytes of bf16.
 inline constexpr int64_t kTensorGranule = 8;
 Parameter column_parallel(Parameter parameter, int64_t granule = 1);  // by outputs: dim 0

@@ -30,8 +30,19 @@ void Stash::drop(int slot) {
   if (has(slot)) slots_[static_cast<size_t>(slot)] = Tensor{};
 }
 
+Stash& Stash::part(size_t i) {
+  while (parts_.size() <= i) parts_.emplace_back(keep_);
+  return parts_[i];
+}
+
+void Stash::clear() {
+  slots_.clear();
+  parts_.clear();
+}
+
 int64_t Stash::bytes() const {
   int64_t total = 0;
+  for (const Stash& part : parts_) total += part.bytes();
   for (const Tensor& tensor : slots_) {
     if (tensor.defined()) total += tensor.bytes();
   }

@@ -22,12 +22,16 @@ class Stash {
   // Empties the slot and returns what lay there.
   Tensor take(int slot);
   void drop(int slot);
-  void clear() { slots_.clear(); }
-  int64_t bytes() const;
+  // Stash number `i` inside this one, for a part of the unit that numbers its own slots. The reference holds until the
+  // first use of a part with a greater number.
+  Stash& part(size_t i);
+  void clear();
+  int64_t bytes() const;  // parts included
 
  private:
   bool keep_;
   std::vector<Tensor> slots_;
+  std::vector<Stash> parts_;
 };
 
 }  // namespace trireme

@@ -114,20 +114,20 @@ struct LatentAttentionConfig {
 // Mixture-of-experts layers: what decides which parameters there are and what a token computes. How experts are trained
 // and kept even stands in MoeConfig.
 struct ExpertsConfig {
-  int64_t num_experts = 0;        // E, with a feed-forward network each; 0: a dense model
-  int64_t top_k = 0;              // K, experts of a token
-  int64_t ffn_size = 0;           // F of one expert
-  int64_t shared_ffn_size = 0;    // F of the shared experts together, which every token passes; 0: none
-  bool shared_gate = false;       // their output is weighed by sigmoid(w·x) (Qwen2-MoE)
-  int64_t num_dense_first = 0;    // the first so many layers are dense
-  int64_t period = 1;             // of the others, every `period`-th has experts: (layer + 1) % period == 0
+  int64_t num_experts = 0;                 // E, with a feed-forward network each; 0: a dense model
+  int64_t top_k = 0;                       // K, experts of a token
+  int64_t ffn_size = 0;                    // F of one expert
+  int64_t shared_ffn_size = 0;             // F of the shared experts together, which every token passes; 0: none
+  bool shared_gate = false;                // their output is weighed by sigmoid(w·x) (Qwen2-MoE)
+  int64_t num_dense_first = 0;             // the first so many layers are dense
+  int64_t period = 1;                      // of the others, every `period`-th has experts: (layer + 1) % period == 0
   std::vector<int64_t> dense_layers = {};  // these are dense, too
   RouterScoring scoring = RouterScoring::softmax;
-  bool score_bias = false;           // selection adds a bias for each expert (DeepSeek-V3), which no gradient reaches
-  bool normalize = true;             // weights of the chosen are divided by their sum; with softmax this is a softmax of
-                                     // the chosen logits alone
-  double scaling = 1.0;              // and then multiplied with this
-  int64_t num_groups = 1;            // experts are chosen from the best `groups_per_token` of so many groups
+  bool score_bias = false;  // selection adds a bias for each expert (DeepSeek-V3), which no gradient reaches
+  bool normalize = true;    // weights of the chosen are divided by their sum; with softmax this is a softmax of
+                            // the chosen logits alone
+  double scaling = 1.0;     // and then multiplied with this
+  int64_t num_groups = 1;   // experts are chosen from the best `groups_per_token` of so many groups
   int64_t groups_per_token = 1;
   GroupScore group_score = GroupScore::best;
   // MoE++ (Jin et al. 2024): experts that compute next to nothing, numbered behind the E real ones in this order.
@@ -273,9 +273,10 @@ struct MoeConfig {
   std::optional<double> capacity_factor = {};  // nullopt: no token is dropped
   DropPolicy drop = DropPolicy::probability;
   MoeDispatch dispatch = MoeDispatch::alltoall;
-  int64_t dispatch_chunks = 1;     // tokens travel in so many parts, each beside the products of the one before
-  double prediction_coef = 0.3;    // weight of the loss of multi-token prediction
-  double constant_share = 0.75;    // MoE++: balance and capacity of an expert that computes nothing, relative to a real one
+  int64_t dispatch_chunks = 1;   // tokens travel in so many parts, each beside the products of the one before
+  double prediction_coef = 0.3;  // weight of the loss of multi-token prediction
+  double constant_share =
+      0.75;  // MoE++: balance and capacity of an expert that computes nothing, relative to a real one
   // Here and not in `model` because no config.json knows them; they become a part of ModelConfig::experts.
   int64_t zero_experts = 0;
   int64_t copy_experts = 0;

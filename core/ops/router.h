@@ -63,9 +63,9 @@ void balance_loss(Stream& stream, const Tensor& counts, const Tensor& probabilit
 //   the weights, by dweights f32 [n, K];
 //   the balance loss, by balance_gradient f32 [S, E], or undefined;
 //   the z-loss z_scale · Σ_r logsumexp(logits_r)² (Zoph et al. 2022, "ST-MoE"), none with z_scale 0.
-void router_backward(Stream& stream, const Tensor& logits, const Tensor& scores, Scoring scoring,
-                     const Tensor& experts, const WeightRule& rule, const Tensor& dweights,
-                     const Tensor& balance_gradient, const TokenStretches& stretches, float z_scale, Tensor& dlogits);
+void router_backward(Stream& stream, const Tensor& logits, const Tensor& scores, Scoring scoring, const Tensor& experts,
+                     const WeightRule& rule, const Tensor& dweights, const Tensor& balance_gradient,
+                     const TokenStretches& stretches, float z_scale, Tensor& dlogits);
 
 // Auxiliary-loss-free balance (Wang et al. 2024; DeepSeek-V3): bias[e] += rate · sign(mean of counts − counts[e]), sign(0)
 // = 0, compared exactly in integers: sign(Σ counts − E · counts[e]). Nothing where non_finite i32 [1] isn't 0.
