@@ -22,7 +22,9 @@ Tensor StageRunner::forward(Stream& stream, const Microbatch& microbatch, const 
   Tensor hidden = x;
   for (size_t i = 0; i < units_.size(); ++i) {
     const bool full = recompute_[i] == RecomputeMode::full;
-    Stash& unit_stash = stash.units.emplace_back(keep && !full);
+    Stash& unit_stash = stash.units.emplace_back(!keep  ? Stash::Keep::nothing
+                                                 : full ? Stash::Keep::decisions
+                                                        : Stash::Keep::everything);
     if (keep && full) stash.inputs[i] = hidden;
     const TraceRange range(stream, forward_names_[i]);
     hooks.before_forward(first_unit_ + i, keep, stream);
@@ -37,7 +39,7 @@ Tensor StageRunner::forward(Stream& stream, const Microbatch& microbatch, const 
 void StageRunner::recompute(Stream& stream, const Microbatch& microbatch, size_t i, StageStash& stash) const {
   const TraceRange range(stream, "recompute");
   if (recompute_[i] == RecomputeMode::full) {
-    stash.units[i] = Stash(true);
+    stash.units[i].keep_everything();
     units_[i]->forward(stream, microbatch, stash.inputs[i], stash.units[i]);
     stash.inputs[i] = Tensor{};
   } else {

@@ -5,7 +5,19 @@
 namespace trireme {
 
 void Stash::put(int slot, Tensor tensor) {
-  if (!keep_) return;
+  if (keep_ == Keep::everything) store(slot, std::move(tensor));
+}
+
+void Stash::put_always(int slot, Tensor tensor) {
+  if (keep_ != Keep::nothing) store(slot, std::move(tensor));
+}
+
+void Stash::keep_everything() {
+  keep_ = Keep::everything;
+  for (Stash& part : parts_) part.keep_everything();
+}
+
+void Stash::store(int slot, Tensor tensor) {
   const size_t i = static_cast<size_t>(slot);
   if (slots_.size() <= i) slots_.resize(i + 1);
   slots_[i] = std::move(tensor);

@@ -1,7 +1,7 @@
 // What one unit keeps from the forward pass of one microbatch for its backward pass. The schedule owns it.
 //
-// Slots are numbered by the unit (an enum of its own). A stash made with keep = false forgets what is put in: the
-// forward pass of an evaluation.
+// Slots are numbered by the unit (an enum of its own). A stash may forget what is put in: that of an evaluation everything,
+// that of a unit whose forward will run again all but decisions (`put_always`), which the second run finds there.
 #pragma once
 
 #include <vector>
@@ -12,10 +12,14 @@ namespace trireme {
 
 class Stash {
  public:
-  explicit Stash(bool keep = true) : keep_(keep) {}
+  enum class Keep : uint8_t { everything, decisions, nothing };
+  explicit Stash(Keep keep = Keep::everything) : keep_(keep) {}
 
-  bool keeps() const { return keep_; }
   void put(int slot, Tensor tensor);
+  // For what forward must not decide anew when it runs again.
+  void put_always(int slot, Tensor tensor);
+  // What is put in from now on stays, in the parts, too.
+  void keep_everything();
   bool has(int slot) const;
   // REQUIRES: has(slot).
   const Tensor& get(int slot) const;
@@ -25,11 +29,14 @@ class Stash {
   // Stash number `i` inside this one, for a part of the unit that numbers its own slots. The reference holds until the
   // first use of a part with a greater number.
   Stash& part(size_t i);
+  size_t num_parts() const { return parts_.size(); }
   void clear();
   int64_t bytes() const;  // parts included
 
  private:
-  bool keep_;
+  void store(int slot, Tensor tensor);
+
+  Keep keep_;
   std::vector<Tensor> slots_;
   std::vector<Stash> parts_;
 };

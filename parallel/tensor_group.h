@@ -43,10 +43,14 @@ class TensorGroup {
   bool is_first() const { return rank_ == 0; }
   bool sequence() const { return sequence_; }  // hidden states are cut along the tokens
   Communicator& comm() const;                  // REQUIRES: size() > 1
+  // The same ranks with hidden states cut along the tokens: for layers that share out the tokens in any case (experts).
+  TensorGroup cut_along_tokens() const;
 
   // Of N tokens, what this rank holds between the blocks.
   int64_t first_row(int64_t num_tokens) const;
   int64_t num_rows(int64_t num_tokens) const;
+  // L: the most that a rank holds of what is cut along the tokens.
+  int64_t rows_per_rank(int64_t num_tokens) const { return (num_tokens + size_ - 1) / size_; }
 
   // All rows of a hidden state: x [num_rows(N), C] -> [N, C]. x itself without sequence parallelism.
   Tensor gather(Stream& stream, const Tensor& x, int64_t num_tokens) const;
@@ -71,7 +75,6 @@ class TensorGroup {
     int64_t end;
     int64_t size() const { return end - begin; }
   };
-  int64_t rows_per_rank(int64_t num_tokens) const { return (num_tokens + size_ - 1) / size_; }
   // Stretch [begin, end) of the L rows of a rank, less what lies behind the last token.
   Rows stretch(int64_t rank, int64_t num_tokens, int64_t begin, int64_t end) const;
   void write_summands(Stream& stream, int64_t num_tokens, int64_t begin, int64_t end, Tensor& summands,

@@ -23,6 +23,12 @@ struct Microbatch {
   Tensor positions;       // inside the document
   Tensor document_start;  // first visible position of each token's sequence; undefined: 0
 
+  // For losses that are means over microbatches (experts): what of a step's mean this one is, 1 / (microbatches of the
+  // global batch); how many data ranks run one beside it; how many of the step there were on this rank with this one.
+  double share = 1;
+  int64_t data_degree = 1;
+  int64_t num_so_far = 1;
+
   bool with_gradients = true;  // false in evaluation: forward only
   Tensor grad_scale;           // f32 [1], of each token's loss: 1 / (valid tokens of the global batch); with gradients
   Tensor loss_sum;             // f64 [1]; the loss head adds the sum of its tokens' losses, unscaled

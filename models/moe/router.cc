@@ -1,0 +1,151 @@
+#include "models/moe/router.h"
+
+#include <algorithm>
+
+#include "core/ops/elementwise.h"
+#include "core/ops/linear.h"
+#include "models/parameter_names.h"
+
+namespace trireme {
+
+namespace {
+
+enum Slot : int {
+  kLogits,   // f32 [n, E]
+  kScores,   // f32 [n, E]
+  kExperts,  // i32 [n, K], always kept
+  kBalance,  // gradient of the balance loss by p, f32 [S, E], always kept
+  // Between the two halves of backward:
+  kGradLogits,
+};
+
+Tensor widened(Stream& stream, const Tensor& x) {
+  if (x.dtype() == DType::f32) return x;
+  Tensor wide = Tensor::empty(stream, x.shape(), DType::f32);
+  ops::cast(stream, x, wide);
+  return wide;
+}
+
+}  // namespace
+
+Router::Router(const ModelConfig& config, const RouterNames& names, int64_t layer, const MoeSetup& setup)
+    : experts_(config.experts),
+      moe_(setup.config),
+      rows_(setup.tensor.cut_along_tokens()),
+      data_(setup.data),
+      stats_(setup.stats),
+      layer_(layer),
+      scoring_(config.experts.scoring == RouterScoring::softmax ? ops::Scoring::softmax : ops::Scoring::sigmoid),
+      rule_{.normalize = config.experts.normalize, .scaling = static_cast<float>(config.experts.scaling)},
+      chooser_(make_chooser(setup.config, config.experts)) {
+  const int64_t num_choices = experts_.num_choices();
+  Parameter weight = make_matrix(names.weight, num_choices, config.hidden_size, config.initializer_range);
+  weight.full_precision = true;
+  weight_ = Weight(partial_over_tensor(std::move(weight)));
+  if (experts_.score_bias) bias_ = Weight(make_buffer(names.score_bias, num_choices));
+}
+
+void Router::list_weights(std::vector<Weight*>& list) {
+  list.push_back(&weight_);
+  if (bias_) list.push_back(&bias_);
+}
+
+ops::TokenStretches Router::stretches(const Microbatch& microbatch) const {
+  const int64_t num_tokens = microbatch.num_tokens();
+  const bool by_sequence = moe_.aux_scope == AuxScope::sequence;
+  return {rows_.first_row(num_tokens), by_sequence ? microbatch.sequence : num_tokens};
+}
+
+Routing Router::route(Stream& stream, const Microbatch& microbatch, const Tensor& x, Stash& stash) const {
+  Tensor logits = Tensor::empty(stream, {x.dim(0), experts_.num_choices()}, DType::f32);
+  ops::linear_forward(stream, widened(stream, x), weight_.value, Tensor{}, logits);
+  Tensor scores = Tensor::empty(stream, logits.shape(), DType::f32);
+  ops::router_scores(stream, logits, scoring_, scores);
+  Routing routing;
+  routing.experts = stash.has(kExperts) ? stash.get(kExperts) : decide(stream, microbatch, logits, scores, stash);
+  routing.weights = Tensor::empty(stream, routing.experts.shape(), DType::f32);
+  ops::route_weights(stream, scores, routing.experts, rule_, routing.weights);
+  stash.put(kLogits, logits);
+  stash.put(kScores, scores);
+  return routing;
+}
+
+// The first time that the microbatch comes here.
+Tensor Router::decide(Stream& stream, const Microbatch& microbatch, const Tensor& logits, const Tensor& scores,
+                      Stash& stash) const {
+  const Choice choice{microbatch, rows_, scores, bias_.value};
+  const Tensor chosen = chooser_->choose(stream, choice);
+  stash.put_always(kExperts, chosen);
+  if (!microbatch.with_gradients) return chosen;
+  if (stats_ != nullptr) {
+    Tensor counts = stats_->counts_of(layer_);
+    Tensor sums = stats_->token_sums_of(layer_);
+    Tensor none;
+    ops::router_statistics(stream, logits, scores, scoring_, chosen, {0, std::max<int64_t>(1, logits.dim(0))}, counts,
+                           none, sums);
+  }
+  if (moe_.balance == MoeBalance::aux && moe_.aux_loss_coef.value_or(0) > 0) {
+    stash.put_always(kBalance, balance(stream, microbatch, scores, chosen));
+  }
+  return chosen;
+}
+
+// What of the balance loss each p gets.
+Tensor Router::balance(Stream& stream, const Microbatch& microbatch, const Tensor& scores, const Tensor& chosen) const {
+  const int64_t num_choices = experts_.num_choices();
+  const bool global = moe_.aux_scope == AuxScope::global;
+  const int64_t num_stretches = moe_.aux_scope == AuxScope::sequence ? microbatch.batch : 1;
+  const Shape shape{num_stretches, num_choices};
+  Tensor probabilities = Tensor::empty(stream, shape, DType::f64);
+  Tensor counts = Tensor::empty(stream, shape, DType::i64);
+  ops::fill(stream, probabilities, 0);
+  ops::fill(stream, counts, 0);
+  Tensor none;
+  ops::router_statistics(stream, /*logits=*/none, scores, scoring_, chosen, stretches(microbatch), counts,
+                         probabilities, none);
+  const auto num_tokens = static_cast<double>(microbatch.num_tokens());
+  double counted = num_tokens / static_cast<double>(num_stretches);  // tokens behind `counts`
+  if (global) {
+    TRIREME_CHECK(stats_ != nullptr);
+    ops::copy(stream, stats_->counts_of(layer_), counts);
+    counted = num_tokens * static_cast<double>(microbatch.data_degree * microbatch.num_so_far);
+  }
+  if (rows_.size() > 1) rows_.comm().all_reduce(counts, ReduceOp::sum, stream)->wait(stream);
+  if (global && data_ != nullptr) data_->all_reduce(counts, ReduceOp::sum, stream)->wait(stream);
+
+  // coef · E · mean over stretches of Σ_e (count / (K · counted)) · (probabilities / tokens of a stretch)
+  const double factor = *moe_.aux_loss_coef * static_cast<double>(num_choices) * microbatch.share /
+                        (static_cast<double>(chosen.dim(1)) * counted * num_tokens);
+  Tensor gradient = Tensor::empty(stream, shape, DType::f32);
+  Tensor loss;
+  if (stats_ != nullptr) loss = stats_->balance_loss_of(layer_);
+  ops::balance_loss(stream, counts, probabilities, /*emphasis=*/none, factor, gradient, loss);
+  return gradient;
+}
+
+int64_t Router::slots(const Stash& stash) const { return stash.get(kExperts).dim(1); }
+
+Tensor Router::backward_input(Stream& stream, const Microbatch& microbatch, const Tensor& dweights, DType dtype,
+                              Stash& stash) const {
+  const Tensor logits = stash.take(kLogits);
+  Tensor dlogits = Tensor::empty(stream, logits.shape(), DType::f32);
+  const Tensor balance_gradient = stash.has(kBalance) ? stash.take(kBalance) : Tensor{};
+  const double z_scale = moe_.z_loss_coef * microbatch.share / static_cast<double>(microbatch.num_tokens());
+  ops::router_backward(stream, logits, stash.take(kScores), scoring_, stash.take(kExperts), rule_, dweights,
+                       balance_gradient, stretches(microbatch), static_cast<float>(z_scale), dlogits);
+  Tensor dx = Tensor::empty(stream, {dlogits.dim(0), weight_.value.dim(1)}, DType::f32);
+  ops::linear_backward_input(stream, dlogits, weight_.value, dx, /*accumulate=*/false);
+  stash.put(kGradLogits, dlogits);
+  if (dtype == DType::f32) return dx;
+  Tensor narrow = Tensor::empty(stream, dx.shape(), dtype);
+  ops::cast(stream, dx, narrow);
+  return narrow;
+}
+
+void Router::backward_weight(Stream& stream, const Tensor& x, Stash& stash) {
+  Tensor no_bias;
+  ops::linear_backward_weight(stream, stash.take(kGradLogits), widened(stream, x), weight_.gradient, no_bias,
+                              weight_.accumulate_gradient());
+}
+
+}  // namespace trireme
