@@ -65,15 +65,18 @@ class Bucket {
   // the buffer. `read` fills in the elements that this rank holds, its shard of its part, and leaves the others alone;
   // `write` takes those and ignores the others. `master` is the most precise copy of the weights that there is; writing
   // it writes every copy (of a stage below 3: also the values outside the shard). What a buffer in bf16 gave, it takes
-  // back unchanged.
+  // back unchanged. A buffer that the bucket doesn't have is read and written as one without elements.
   enum class Buffer : uint8_t { master, gradient, first_moment, second_moment };
-  // Whether the bucket has that buffer: calls that name one need it.
-  bool keeps(Buffer kind) const { return shard(kind).defined(); }
   void read(Stream& stream, const Parameter& parameter, Buffer kind, float* host) const;
   void write(Stream& stream, const Parameter& parameter, Buffer kind, const float* host);
+  // Whether such a buffer belongs to the state of a parameter: of buffers of the model there are values alone.
+  static bool belongs(const Parameter& parameter, Buffer kind) {
+    return !parameter.is_buffer() || kind == Buffer::master;
+  }
   // Elements [position, position + n) of this bucket from fp32 on the host, in every copy of them that this rank holds.
   void store(Stream& stream, Buffer kind, int64_t position, int64_t n, const float* host);
-  // What of a parameter lies in this rank's shard, flat; may be empty, and holds padding.
+  // What of a parameter lies in this rank's shard, flat; may be empty, and holds padding. REQUIRES: the bucket has that
+  // buffer.
   Tensor shard_of(const Parameter& parameter, Buffer kind) const;
 
   const std::string& name() const { return name_; }
