@@ -32,11 +32,25 @@ void load_hugging_face(const SafetensorsReader& reader, const NameMap& map, Stre
   }
 }
 
+namespace {
+
+std::vector<HuggingFaceGroup> groups_with(const NameMap& map, const ModelState& model, Bucket::Buffer buffer) {
+  std::vector<HuggingFaceGroup> groups = hugging_face_groups(map);
+  std::erase_if(groups, [&](const HuggingFaceGroup& group) {
+    return std::any_of(group.parts.begin(), group.parts.end(), [&](const NameMapEntry* entry) {
+      return !Bucket::belongs(model.find(entry->parameter), buffer);
+    });
+  });
+  return groups;
+}
+
+}  // namespace
+
 void visit_hugging_face(const NameMap& map, const ModelState& model, Bucket::Buffer buffer,
                         const std::function<void(const HuggingFaceTensor&)>& sink) {
   std::vector<float> values;
   std::vector<float> turned;
-  for (const HuggingFaceGroup& group : hugging_face_groups(map)) {
+  for (const HuggingFaceGroup& group : groups_with(map, model, buffer)) {
     HuggingFaceTensor tensor{group.name, group.shape, {}};
     tensor.values.resize(static_cast<size_t>(group.shape.numel()));
     for (const NameMapEntry* entry : group.parts) {
@@ -57,9 +71,10 @@ void visit_hugging_face(const NameMap& map, const ModelState& model, Bucket::Buf
   }
 }
 
-std::vector<TensorSpec> hugging_face_specs(const NameMap& map, const std::string& prefix) {
+std::vector<TensorSpec> hugging_face_specs(const NameMap& map, const ModelState& model, Bucket::Buffer buffer,
+                                           const std::string& prefix) {
   std::vector<TensorSpec> specs;
-  for (const HuggingFaceGroup& group : hugging_face_groups(map)) {
+  for (const HuggingFaceGroup& group : groups_with(map, model, buffer)) {
     const auto dims = group.shape.dims();
     specs.push_back({prefix + group.name, FileDType::f32, {dims.begin(), dims.end()}});
   }

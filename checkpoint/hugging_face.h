@@ -26,12 +26,13 @@ struct HuggingFaceTensor {
   std::vector<float> values;
 };
 
-// Calls `sink` with every tensor of the model, made from `buffer` of its parameters, in the order of the table. Collective
-// over the world; `sink` is called on every rank.
+// Calls `sink` with every tensor of the model that has such a buffer (Bucket::belongs), made from `buffer` of its
+// parameters, in the order of the table. Collective over the world; `sink` is called on every rank.
 void visit_hugging_face(const NameMap& map, const ModelState& model, Bucket::Buffer buffer,
                         const std::function<void(const HuggingFaceTensor&)>& sink);
 
 // The specs of those tensors, `prefix` in front of each name.
-std::vector<TensorSpec> hugging_face_specs(const NameMap& map, const std::string& prefix);
+std::vector<TensorSpec> hugging_face_specs(const NameMap& map, const ModelState& model, Bucket::Buffer buffer,
+                                           const std::string& prefix);
 
 }  // namespace trireme

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "checkpoint/state_tensors.h"
 #include "core/error.h"
@@ -57,11 +58,10 @@ std::vector<OutputTensor> plan_tensors(const CheckpointReader& reader, const Nam
                                        std::optional<FileDType> dtype) {
   std::vector<OutputTensor> tensors;
   for (const HuggingFaceGroup& group : hugging_face_groups(map)) tensors.push_back(plan_tensor(reader, group, dtype));
+  std::set<std::string> known;
+  for (const NameMapEntry& entry : map.entries) known.insert(entry.parameter);
   for (const StoredTensor& stored : reader.manifest().tensors) {
-    const bool state = stored.name.starts_with(kOptimizerPrefix);
-    const bool known = state || std::any_of(map.entries.begin(), map.entries.end(),
-                                            [&](const NameMapEntry& entry) { return entry.parameter == stored.name; });
-    if (known) continue;
+    if (stored.name.starts_with(kOptimizerPrefix) || known.contains(stored.name)) continue;
     throw DataError({.what = "tensor " + stored.name + " is none of this model's",
                      .where = reader.path(),
                      .hint = "the model section that belongs to this checkpoint"});

@@ -30,8 +30,7 @@ struct Range {
   int64_t end = 0;
 };
 Range written_by(const Bucket& bucket, const Mesh& mesh) {
-  AxisSet copies = AxisSet{Axis::tensor, Axis::context, Axis::data_replica}.without(bucket.split_axes());
-  if (bucket.stage() == 0) copies.insert(Axis::data_shard);
+  const AxisSet copies = bucket.copy_axes();
   const int64_t in_stage = mesh.group_size(copies);
   const bool second_end = bucket.on_both_ends() && mesh.coordinate(Axis::pipeline) > 0;
   const int64_t num_copies = in_stage * (bucket.on_both_ends() ? 2 : 1);

@@ -1,7 +1,7 @@
 // What one rank writes of a checkpoint: the stretches of its buckets, and the boxes of logical tensors that they are.
 //
-// Equal copies are shared out: where R ranks hold the same shard of a bucket (data replicas, tensor ranks of what isn't
-// split, both ends of a pipeline with a tied table), each writes a part, small buckets go to one of them in turn. So every
+// Equal copies are shared out: where R ranks hold the same shard of a bucket (replicas, tensor ranks of what isn't split,
+// both ends of a pipeline with a tied table), each writes a part, small buckets go to one of them in turn. So every
 // element is written once, by all ranks together. A pure function of mesh and model; no rank asks another.
 #pragma once
 

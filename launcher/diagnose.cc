@@ -43,6 +43,7 @@ constexpr int64_t kChunk = int64_t{1} << 16;
 void look_at(RankContext& rank, RankModel& model, Bucket::Buffer buffer, int64_t at, const std::string& word,
              Finding& finding) {
   for (const ParameterRef& ref : model.model.parameters()) {
+    if (!Bucket::belongs(*ref.parameter, buffer)) continue;
     const Tensor shard = ref.bucket->shard_of(*ref.parameter, buffer);
     if (shard.numel() > 0 && !is_finite(rank.stream(), shard)) finding.add(at, word + " " + ref.parameter->name);
   }

@@ -30,6 +30,7 @@ void GlobalCollector::add(Stream& stream, const std::vector<ParameterRef>& param
                           int rank) {
   std::vector<float> host;
   for (const ParameterRef& ref : parameters) {
+    if (!Bucket::belongs(*ref.parameter, buffer)) continue;
     host.assign(static_cast<size_t>(ref.parameter->shape.numel()), std::bit_cast<float>(kNobody));
     ref.bucket->read(stream, *ref.parameter, buffer, host.data());
     merge(ref.parameter->name, host, rank);

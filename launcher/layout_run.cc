@@ -23,7 +23,7 @@ void perturb_constants(Stream& stream, const std::vector<ParameterRef>& paramete
   std::vector<float> values;
   for (const ParameterRef& ref : parameters) {
     const Parameter& parameter = *ref.parameter;
-    if (parameter.role != Role::norm && parameter.role != Role::bias) continue;
+    if (parameter.decays()) continue;  // norms, biases and buffers are constant at first
     const uint64_t key = random_key(seed, "perturbation " + parameter.name);
     values.resize(static_cast<size_t>(parameter.shape.numel()));
     for (size_t i = 0; i < values.size(); ++i) {

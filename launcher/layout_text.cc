@@ -41,6 +41,9 @@ std::string zero_text(const Mesh& mesh, const ParallelConfig& p) {
   std::string out = "stage " + std::to_string(p.zero);
   if (p.zero == 0) return out;
   out += ", " + std::to_string(mesh.degree(Axis::data_shard)) + " ranks share a copy";
+  if (mesh.group_size(kDispatchAxes) > 1) {
+    out += " (of an expert " + std::to_string(mesh.degree(Axis::expert_shard)) + ")";
+  }
   if (p.zero == 3) out += ", keep_gathered " + to_string(p.keep_gathered) + ", prefetch " + std::to_string(p.prefetch);
   return out;
 }

@@ -135,8 +135,10 @@ void probe(RankContext& rank, const Config& config, const ProbeOptions& options)
   if (options.logits) {
     specs.push_back({"logits", FileDType::f32, {tokens.batch, tokens.sequence, config.model.vocab_size}});
   }
-  for (const char* kind : {"grad.", "weight."}) {
-    for (TensorSpec& spec : hugging_face_specs(names, kind)) specs.push_back(std::move(spec));
+  const std::pair<const char*, Bucket::Buffer> kinds[] = {{"grad.", Bucket::Buffer::gradient},
+                                                          {"weight.", Bucket::Buffer::master}};
+  for (const auto& [prefix, buffer] : kinds) {
+    for (TensorSpec& spec : hugging_face_specs(names, model.state, buffer, prefix)) specs.push_back(std::move(spec));
   }
   std::unique_ptr<SafetensorsWriter> writer;
   if (rank.is_main()) writer = std::make_unique<SafetensorsWriter>(options.out, specs);

@@ -42,7 +42,7 @@ RankContext::RankContext(const Config& config, Communicator& world, LocalPlace p
     return make_nccl_communicator(std::move(hosts), name, *stream_, {.deterministic = config.run.deterministic});
   };
   const bool ring = config.parallel.schedule == PipelineSchedule::interleaved && config.parallel.virtual_stages > 1;
-  groups_ = std::make_unique<Groups>(mesh_, ring, make);
+  groups_ = std::make_unique<Groups>(mesh_, ring, make, /*experts=*/config.model.experts.num_experts > 0);
   tensor_ = TensorGroup(groups_->of({Axis::tensor}), config.parallel.sequence, config.parallel.overlap_tensor);
 }
 

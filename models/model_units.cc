@@ -1,10 +1,13 @@
 #include "models/model_units.h"
 
 #include <algorithm>
+#include <set>
+#include <string>
 
 #include "models/block.h"
 #include "models/embedding.h"
 #include "models/parameter_names.h"
+#include "parallel/zero/weight_groups.h"
 
 namespace trireme {
 
@@ -80,12 +83,11 @@ void ModelUnits::add_head(const ModelConfig& config, const ModelPlace& place) {
 std::vector<Parameter> model_parameters(const ModelConfig& config) {
   const ModelUnits model(config, {}, {});
   std::vector<Parameter> list;
+  std::set<std::string> names;
   for (const auto& unit : model.units) {
     for (const Weight* weight : unit->weights()) {
       for (const Parameter& part : weight->parts) {
-        const bool listed =
-            std::any_of(list.begin(), list.end(), [&](const Parameter& p) { return p.name == part.name; });
-        if (!listed) list.push_back(part);
+        if (names.insert(part.name).second) list.push_back(part);
       }
     }
   }
@@ -94,24 +96,39 @@ std::vector<Parameter> model_parameters(const ModelConfig& config) {
 
 ModelMemory model_memory(const ModelConfig& config, const ModelPlace& place, const Transformer::Options& options) {
   const ModelUnits model(config, place, {});
-  int64_t elements = 0;
-  int64_t second_use = 0;
+  // Weights that are stored alike.
+  struct Kind {
+    Bucket::Options options;
+    const Parameter* first;
+    int64_t elements = 0;
+    int64_t second_use = 0;
+  };
+  std::vector<Kind> kinds;
   for (const auto& unit : model.units) {
     for (const Weight* weight : unit->weights()) {
+      const Parameter& first = weight->parts.front();
+      auto kind = std::find_if(kinds.begin(), kinds.end(), [&](const Kind& k) {
+        return k.first->of_expert() == first.of_expert() && k.first->is_fp32() == first.is_fp32() &&
+               k.first->is_buffer() == first.is_buffer();
+      });
+      if (kind == kinds.end()) {
+        kind = kinds.insert(kind, {bucket_options(options.buckets(), first, place.mesh), &first});
+      }
       const bool is_second = weight == &model.head_table && config.tie_embeddings && model.embedding_unit != nullptr;
-      (is_second ? second_use : elements) += weight->numel();
+      (is_second ? kind->second_use : kind->elements) += weight->numel();
     }
   }
-  const int64_t shards = place.mesh.degree(Axis::data_shard);
-  const auto stored = [&](int64_t n, int64_t sharded_from) { return options.zero >= sharded_from ? n / shards : n; };
-  const bool master_is_copy = options.with_master && options.compute != DType::f32;
   ModelMemory memory;
-  memory.num_parameters = elements;
-  memory.parameters = stored(elements, 3) * dtype_bytes(options.compute);
-  if (options.with_optimizer_states) {
-    memory.gradients = stored(elements + second_use, 2) * dtype_bytes(options.gradients);
-    const int64_t width = 2 * dtype_bytes(options.states) + (master_is_copy ? dtype_bytes(DType::f32) : 0);
-    memory.optimizer = stored(elements, 1) * width;
+  for (const Kind& kind : kinds) {
+    const Bucket::Options& o = kind.options;
+    const auto stored = [&](int64_t n, int from_stage) { return o.stage >= from_stage ? n / o.num_shards : n; };
+    memory.num_parameters += kind.elements;
+    memory.parameters += stored(kind.elements, 3) * dtype_bytes(o.compute);
+    if (!o.with_optimizer_states) continue;
+    const bool master_is_copy = o.with_master && o.compute != DType::f32;
+    memory.gradients += stored(kind.elements + kind.second_use, 2) * dtype_bytes(o.gradients);
+    const int64_t width = 2 * dtype_bytes(o.states) + (master_is_copy ? dtype_bytes(DType::f32) : 0);
+    memory.optimizer += stored(kind.elements, 1) * width;
   }
   return memory;
 }

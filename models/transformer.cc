@@ -29,6 +29,15 @@ Transformer::Transformer(Stream& stream, const ModelConfig& config, const Option
 
 Transformer::~Transformer() = default;
 
+Bucket::Options Transformer::Options::buckets() const {
+  return {.compute = compute,
+          .gradients = gradients,
+          .states = states,
+          .stage = zero,
+          .with_optimizer_states = with_optimizer_states,
+          .with_master = with_master};
+}
+
 std::string Transformer::table_name(const Weight& table) const {
   if (&table == &units_->embedding) return "embedding";
   return &table == &units_->positions ? "positions" : "head table";
@@ -39,29 +48,17 @@ void Transformer::add_bucket(Stream& stream, const Options& options, std::string
   const bool tied_head = config_.tie_embeddings && weights.front() == &units_->head_table;
   const bool tied = tied_head || (config_.tie_embeddings && weights.front() == &units_->embedding);
   const bool both_here = units_->embedding_unit != nullptr && units_->head != nullptr;
-  Bucket::Options bucket_options;
-  bucket_options.compute = options.compute;
-  bucket_options.gradients = options.gradients;
-  bucket_options.states = options.states;
-  bucket_options.stage = options.zero;
-  bucket_options.num_shards = mesh.degree(Axis::data_shard);
-  bucket_options.shard = mesh.coordinate(Axis::data_shard);
-  bucket_options.with_master = options.with_master;
-  bucket_options.with_optimizer_states = options.with_optimizer_states;
-  bucket_options.on_both_ends = tied && !both_here;
-  if (tied_head && both_here) bucket_options.values_of = buckets_.front().get();
-  buckets_.push_back(std::make_unique<Bucket>(stream, std::move(name), weights, bucket_options));
-  if (bucket_options.values_of != nullptr) return;
+  Bucket::Options made = bucket_options(options.buckets(), weights.front()->parts.front(), mesh);
+  made.on_both_ends = tied && !both_here;
+  if (tied_head && both_here) made.values_of = buckets_.front().get();
+  buckets_.push_back(std::make_unique<Bucket>(stream, std::move(name), weights, made));
+  if (made.values_of != nullptr) return;
 
-  const Bucket& bucket = *buckets_.back();
-  const bool first_of_data =
-      mesh.coordinate(Axis::data_replica) == 0 && (bucket.stage() > 0 || mesh.coordinate(Axis::data_shard) == 0);
-  const bool first_of_tensor = bucket.split_axes().contains(Axis::tensor) || mesh.coordinate(Axis::tensor) == 0;
+  Bucket& bucket = *buckets_.back();
+  const bool speaks = mesh.group_rank(bucket.copy_axes()) == 0 && !(tied_head && !both_here);
   for (Weight* weight : weights) {
     for (Parameter& part : weight->parts) {
-      parameters_.push_back({.parameter = &part,
-                             .bucket = buckets_.back().get(),
-                             .speaks = first_of_data && first_of_tensor && !(tied_head && !both_here)});
+      parameters_.push_back({.parameter = &part, .bucket = &bucket, .speaks = speaks});
     }
   }
 }

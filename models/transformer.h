@@ -43,9 +43,12 @@ class Transformer {
     DType gradients = DType::f32;
     DType states = DType::f32;  // of the optimizer
     int64_t max_sequence = 0;   // longest sequence that will run, tokens; size of the rotary table
-    int zero = 0;               // parallel.zero, over the data_shard axis of the place's mesh
+    int zero = 0;               // parallel.zero, over the data_shard axis of the place's mesh (experts: expert_shard)
     bool with_optimizer_states = true;
     bool with_master = true;  // fp32 master weights beside bf16 ones
+
+    Bucket::Options buckets()
+        const;  // of the whole run; parallel/zero/weight_groups.h makes those of one bucket of them
   };
 
   // Allocates everything; weights are zero until `initialize`. REQUIRES: the configuration was checked.
@@ -88,8 +91,9 @@ int64_t count_parameters(const ModelConfig& config);
 
 // What the rank of `place` stores from step to step, in bytes (Rajbhandari et al. 2020, section 5): with P elements of
 // parameters on the rank and S shards, weights take P, from stage 3 on P/S; gradients P, from stage 2 on P/S; what the
-// optimizer keeps P, from stage 1 on P/S; each times its width. A tied table whose both uses are here has gradients
-// twice. Gaps between weights in a bucket (under 64 elements each) aren't counted.
+// optimizer keeps P, from stage 1 on P/S; each times its width; experts have shards of their own. A tied table whose both
+// uses are here has gradients twice; buffers are weights alone. Gaps between weights in a bucket (under 64 elements each)
+// aren't counted.
 struct ModelMemory {
   int64_t parameters = 0;
   int64_t gradients = 0;

@@ -58,7 +58,7 @@ Tensor make_ranges(Stream& stream, const Bucket& bucket, uint64_t seed) {
 
 Optimizer::Optimizer(Stream& stream, const OptimizerConfig& config, uint64_t seed, std::vector<Bucket*> buckets)
     : config_(config), buckets_(std::move(buckets)) {
-  std::erase_if(buckets_, [](const Bucket* bucket) { return bucket->values_of() != nullptr; });
+  std::erase_if(buckets_, [](const Bucket* bucket) { return bucket->values_of() != nullptr || bucket->is_buffer(); });
   for (const Bucket* bucket : buckets_) ranges_.push_back(make_ranges(stream, *bucket, seed));
   scalars_.clip_factor = Tensor::empty(stream, {1}, DType::f32, MemoryTag::optimizer);
   scalars_.grad_norm = Tensor::empty(stream, {1}, DType::f32, MemoryTag::optimizer);

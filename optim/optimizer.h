@@ -11,7 +11,7 @@ namespace trireme {
 
 class Optimizer {
  public:
-  // The buckets outlive the optimizer and have optimizer states. `seed` is that of the run: it selects the draws of
+  // The buckets outlive the optimizer and have optimizer states; those of buffers are left alone. `seed` is that of the run: it selects the draws of
   // stochastic rounding (core/ops/adamw.h).
   Optimizer(Stream& stream, const OptimizerConfig& config, uint64_t seed, std::vector<Bucket*> buckets);
 

@@ -23,12 +23,24 @@ const NamedAxes kGroups[] = {
     {kDenseAxes, "world"},
 };
 
+const NamedAxes kExpertGroups[] = {
+    {{Axis::expert_shard}, "expert_shard"},
+    {{Axis::expert_replica}, "expert_replica"},
+    {kDispatchAxes, "experts"},
+};
+
 std::vector<int> to_int(const std::vector<int64_t>& ranks) { return {ranks.begin(), ranks.end()}; }
 
 }  // namespace
 
-Groups::Groups(const Mesh& mesh, bool ring, const Factory& make) : mesh_(mesh) {
-  for (const NamedAxes& group : kGroups) groups_[group.axes] = make(to_int(mesh.group(group.axes)), group.name);
+Groups::Groups(const Mesh& mesh, bool ring, const Factory& make, bool experts) : mesh_(mesh) {
+  const auto add = [&](const NamedAxes& group) {
+    groups_[group.axes] = make(to_int(mesh.group(group.axes)), group.name);
+  };
+  for (const NamedAxes& group : kGroups) add(group);
+  if (experts) {
+    for (const NamedAxes& group : kExpertGroups) add(group);
+  }
 
   const std::vector<int64_t> stages = mesh.group({Axis::pipeline});
   const auto p = static_cast<int64_t>(stages.size());

@@ -20,13 +20,15 @@ class Groups {
   // world. `ranks` is empty on ranks that are in no group of this call.
   using Factory = std::function<std::unique_ptr<Communicator>(const std::vector<int>& ranks, const std::string& name)>;
 
-  // Collective over the world. `ring`: the last stage sends to the first, too (interleaved schedules).
-  Groups(const Mesh& mesh, bool ring, const Factory& make);
+  // Collective over the world. `ring`: the last stage sends to the first, too (interleaved schedules). `experts`: the
+  // model has some, and groups over the axes of experts are made.
+  Groups(const Mesh& mesh, bool ring, const Factory& make, bool experts = false);
 
   const Mesh& mesh() const { return mesh_; }
 
   // All ranks that differ from this one in `axes` only, fastest axis first. Axes of degree 1 don't matter.
-  // REQUIRES: the axes are one of: tensor, data_shard, data_replica, both data axes, or every axis.
+  // REQUIRES: the axes are one of: tensor, data_shard, data_replica, both data axes, or every axis; with experts also
+  // expert_shard, expert_replica or kDispatchAxes.
   Communicator& of(AxisSet axes) const;
   Communicator& world() const { return of(kDenseAxes); }
 

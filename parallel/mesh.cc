@@ -9,9 +9,10 @@ namespace trireme {
 namespace {
 
 constexpr std::array<Axis, 5> kDense{Axis::tensor, Axis::context, Axis::data_shard, Axis::data_replica, Axis::pipeline};
-constexpr std::array<Axis, 4> kExpert{Axis::expert_tensor, Axis::expert, Axis::expert_data, Axis::pipeline};
+constexpr std::array<Axis, 5> kExpert{Axis::expert_tensor, Axis::expert, Axis::expert_shard, Axis::expert_replica,
+                                      Axis::pipeline};
 
-bool is_expert(Axis axis) { return axis == Axis::expert || axis == Axis::expert_data || axis == Axis::expert_tensor; }
+bool is_expert(Axis axis) { return (kDispatchAxes | kExpertDataAxes).contains(axis); }
 
 }  // namespace
 
@@ -22,15 +23,17 @@ std::string axis_name(Axis axis) {
     case Axis::data_shard: return "data_shard";
     case Axis::data_replica: return "data_replica";
     case Axis::pipeline: return "pipeline";
-    case Axis::expert: return "expert";
-    case Axis::expert_data: return "expert_data";
     case Axis::expert_tensor: return "expert_tensor";
+    case Axis::expert: return "expert";
+    case Axis::expert_shard: return "expert_shard";
+    case Axis::expert_replica: return "expert_replica";
   }
   return "?";
 }
 
 Mesh::Mesh(const Degrees& degrees, int64_t rank) : degrees_(degrees), rank_(rank) {
-  for (int i = 0; i < kNumAxes; ++i) TRIREME_CHECK(degree(static_cast<Axis>(i)) >= 1);
+  for (const Axis axis : kDense) TRIREME_CHECK(degree(axis) >= 1);
+  for (const Axis axis : {Axis::expert_tensor, Axis::expert}) TRIREME_CHECK(degree(axis) >= 1);
   TRIREME_CHECK(rank >= 0 && rank < world_size());
   const int64_t stage = degrees.tensor * degrees.context * degrees.data_shard * degrees.data_replica;
   TRIREME_CHECK(stage % (degrees.expert_tensor * degrees.expert) == 0);
@@ -41,17 +44,20 @@ int64_t Mesh::world_size() const {
 }
 
 int64_t Mesh::degree(Axis axis) const {
+  const Degrees& d = degrees_;
+  const int64_t replica = d.tensor * d.context * d.data_shard;  // ranks of one
+  const int64_t experts = d.expert_tensor * d.expert;
+  const bool inside = replica % experts == 0;
   switch (axis) {
-    case Axis::tensor: return degrees_.tensor;
-    case Axis::context: return degrees_.context;
-    case Axis::data_shard: return degrees_.data_shard;
-    case Axis::data_replica: return degrees_.data_replica;
-    case Axis::pipeline: return degrees_.pipeline;
-    case Axis::expert: return degrees_.expert;
-    case Axis::expert_tensor: return degrees_.expert_tensor;
-    case Axis::expert_data:
-      return degrees_.tensor * degrees_.context * degrees_.data_shard * degrees_.data_replica /
-             (degrees_.expert * degrees_.expert_tensor);
+    case Axis::tensor: return d.tensor;
+    case Axis::context: return d.context;
+    case Axis::data_shard: return d.data_shard;
+    case Axis::data_replica: return d.data_replica;
+    case Axis::pipeline: return d.pipeline;
+    case Axis::expert_tensor: return d.expert_tensor;
+    case Axis::expert: return d.expert;
+    case Axis::expert_shard: return inside ? replica / experts : 1;
+    case Axis::expert_replica: return inside ? d.data_replica : replica * d.data_replica / experts;
   }
   return 1;
 }
@@ -93,7 +99,9 @@ std::vector<int64_t> Mesh::group(AxisSet axes) const {
       for (size_t j = 0; j < inner; ++j) ranks.push_back(ranks[j] + i * step);
     }
   };
-  for (const Axis axis : {Axis::expert_tensor, Axis::expert, Axis::expert_data}) expand(axis);
+  for (const Axis axis : kExpert) {
+    if (axis != Axis::pipeline) expand(axis);
+  }
   for (const Axis axis : kDense) expand(axis);
   TRIREME_CHECK(!(dense && expert), "a group of dense and expert axes together");
   return ranks;
@@ -115,7 +123,9 @@ int64_t Mesh::group_rank(AxisSet axes) const {
     place += coordinate(axis) * size;
     size *= degree(axis);
   };
-  for (const Axis axis : {Axis::expert_tensor, Axis::expert, Axis::expert_data}) add(axis);
+  for (const Axis axis : kExpert) {
+    if (axis != Axis::pipeline) add(axis);
+  }
   for (const Axis axis : kDense) add(axis);
   return place;
 }
@@ -126,7 +136,11 @@ std::string Mesh::str() const {
     if (degree(axis) > 1) out += " × " + axis_name(axis) + " " + std::to_string(degree(axis));
   };
   for (const Axis axis : {Axis::tensor, Axis::context, Axis::pipeline}) add(axis);
-  return out + " = " + std::to_string(world_size()) + (world_size() == 1 ? " rank" : " ranks");
+  out += " = " + std::to_string(world_size()) + (world_size() == 1 ? " rank" : " ranks");
+  if (group_size(kDispatchAxes) == 1) return out;
+  out += ", experts: expert " + std::to_string(degree(Axis::expert));
+  add(Axis::expert_tensor);
+  return out + " × data " + std::to_string(group_size(kExpertDataAxes));
 }
 
 }  // namespace trireme

@@ -1,7 +1,12 @@
 // The mesh: how the ranks of a run are laid out along the axes of parallelism. An immutable value.
 //
 // Dense layers see tensor (fastest), context, data_shard, data_replica, pipeline. Expert layers fold the same ranks of
-// one pipeline stage into expert_tensor (fastest), expert, expert_data. The data degree is data_shard × data_replica.
+// one pipeline stage into expert_tensor (fastest), expert, expert_shard, expert_replica; the last two are to experts what
+// data_shard and data_replica are to dense layers. The data degree is data_shard × data_replica.
+//
+// Where expert_tensor × expert divides a replica's ranks, tensor × context × data_shard, a replica of experts lies in a
+// replica of the dense layers: expert_shard is the quotient, expert_replica = data_replica. Else experts lie across
+// replicas, and nothing of theirs is sharded: expert_shard = 1.
 // "Axis" is of the mesh, "dim" of a tensor. Every call is O(degree of what is asked), so a mesh of a million ranks is
 // cheap.
 #pragma once
@@ -19,11 +24,12 @@ enum class Axis : uint8_t {
   data_shard,
   data_replica,
   pipeline,
-  expert,
-  expert_data,
   expert_tensor,
+  expert,
+  expert_shard,
+  expert_replica,
 };
-inline constexpr int kNumAxes = 8;
+inline constexpr int kNumAxes = 9;
 std::string axis_name(Axis axis);
 
 // A set of axes.
@@ -53,6 +59,9 @@ class AxisSet {
 };
 
 inline constexpr AxisSet kDataAxes{Axis::data_shard, Axis::data_replica};
+inline constexpr AxisSet kExpertDataAxes{Axis::expert_shard, Axis::expert_replica};
+// The ranks that hold all experts of a layer once: those among whom tokens travel to their experts.
+inline constexpr AxisSet kDispatchAxes{Axis::expert_tensor, Axis::expert};
 inline constexpr AxisSet kDenseAxes{Axis::tensor, Axis::context, Axis::data_shard, Axis::data_replica, Axis::pipeline};
 
 class Mesh {
@@ -89,7 +98,7 @@ class Mesh {
   int64_t data_degree() const { return group_size(kDataAxes); }
   int64_t data_rank() const { return group_rank(kDataAxes); }
 
-  // "data 2 × tensor 4 × pipeline 1 = 8 ranks"
+  // "data 2 × tensor 4 = 8 ranks"; with expert degrees above 1 ", experts: expert 4 × expert_tensor 2 × data 1" behind it
   std::string str() const;
 
  private:

@@ -5,6 +5,7 @@
 // same calls in the same order.
 #pragma once
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -27,15 +28,19 @@ class ModelState {
   const Parameter& find(const std::string& name) const;
   bool is_main() const { return world_ == nullptr || world_->rank() == 0; }
 
-  // The whole tensor, on every rank; `host` is resized.
+  // The whole tensor, on every rank; `host` is resized. Zero where there is no such buffer (Bucket::belongs).
   void read(const Parameter& parameter, Bucket::Buffer kind, std::vector<float>& host) const;
   // Every rank takes its part of the whole tensor.
   void write(const Parameter& parameter, Bucket::Buffer kind, const float* host) const;
 
  private:
+  ModelState(Stream& stream, std::vector<Parameter> parameters, const std::vector<ParameterRef>& local,
+             Communicator* world, Stream* host_stream);
+
   Stream& stream_;
   std::vector<Parameter> parameters_;
-  std::vector<ParameterRef> local_;
+  std::map<std::string, size_t> places_;  // in parameters_
+  std::map<std::string, ParameterRef> local_;
   Communicator* world_ = nullptr;
   Stream* host_stream_ = nullptr;
 };

@@ -2,6 +2,25 @@
 
 namespace trireme {
 
+bool Parameter::of_expert() const {
+  return gradient_placement[Axis::expert_shard].kind == AxisPlacement::Kind::partial;
+}
+
+Parameter expert_parameter(Parameter parameter) {
+  parameter.placement = Placement().hold(Axis::expert);
+  parameter.gradient_placement =
+      Placement().hold(Axis::expert).partial(Axis::expert_shard).partial(Axis::expert_replica);
+  return parameter;
+}
+
+Parameter expert_parameter(Parameter parameter, int dim, int64_t granule) {
+  parameter = expert_parameter(std::move(parameter));
+  parameter.placement.split(Axis::expert_tensor, dim);
+  parameter.gradient_placement.split(Axis::expert_tensor, dim);
+  parameter.granule = granule;
+  return parameter;
+}
+
 void Parameter::place(const Mesh& mesh) {
   part = LocalPart::whole(shape);
   bool split = false;

@@ -1,5 +1,5 @@
-// Where the elements of a global tensor lie: for each mesh axis it is split along a dim, replicated, or partial
-// (each rank holds a summand of the value). Reductions, sharding and checkpoints are derived from placements.
+// Where the elements of a global tensor lie: for each mesh axis it is split along a dim, replicated, held (whole, by the
+// ranks of one coordinate; the others have nothing of it) or partial (each rank holds a summand of the value). Reductions, sharding and checkpoints are derived from placements.
 #pragma once
 
 #include <array>
@@ -10,7 +10,7 @@
 namespace trireme {
 
 struct AxisPlacement {
-  enum class Kind : uint8_t { replicated, split, partial };
+  enum class Kind : uint8_t { replicated, split, held, partial };
   Kind kind = Kind::replicated;
   int dim = 0;  // of the tensor; for split only
 
@@ -25,6 +25,10 @@ class Placement {
     axes_[static_cast<size_t>(axis)] = {AxisPlacement::Kind::split, dim};
     return *this;
   }
+  Placement& hold(Axis axis) {
+    axes_[static_cast<size_t>(axis)] = {AxisPlacement::Kind::held, 0};
+    return *this;
+  }
   Placement& partial(Axis axis) {
     axes_[static_cast<size_t>(axis)] = {AxisPlacement::Kind::partial, 0};
     return *this;
@@ -32,6 +36,8 @@ class Placement {
 
   // The axes over which a sum is still owed.
   AxisSet partial_axes() const;
+  // The axes along which ranks hold different elements: split, or held.
+  AxisSet cut_axes() const;
 
   bool operator==(const Placement&) const = default;
 

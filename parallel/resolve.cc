@@ -4,6 +4,7 @@
 #include <limits>
 #include <numeric>
 #include <string>
+#include <utility>
 
 #include "core/error.h"
 #include "parallel/nearest.h"
@@ -94,7 +95,35 @@ int64_t resolve_data_shard(const ParallelConfig& c, int64_t data, int64_t ranks_
                      .hint = "parallel.zero_group: " + nearest_divisors(data, c.zero_group) + " (or all)"});
 }
 
-Mesh make_mesh(const ParallelConfig& c, int64_t world, int64_t rank, int64_t ranks_per_node, int64_t heads) {
+// Experts are laid out over the ranks of a pipeline stage once more, in a way of their own. `experts`: the expert degree
+// must divide it; 0 where unknown.
+void check_expert_degrees(const ParallelConfig& c, int64_t data, int64_t experts) {
+  const int64_t stage = times(times(c.tensor, c.context), data);
+  const int64_t degrees = times(c.expert_tensor, c.expert);
+  if (stage % degrees == 0) return;
+  std::string hint;
+  const auto change = [&](const char* key, int64_t degree, int64_t other, int64_t whole) {
+    if (stage % other != 0) return;
+    const int64_t room = std::gcd(stage / other, whole);
+    hint += (hint.empty() ? "" : ", or ") + std::string(key) + ": " + nearest_divisors(room, degree);
+  };
+  change("parallel.expert", c.expert, c.expert_tensor, experts);  // gcd(n, 0) = n
+  change("parallel.expert_tensor", c.expert_tensor, c.expert, 0);
+  if (hint.empty()) {
+    const int64_t room = std::gcd(stage, experts);
+    hint = "parallel.expert_tensor: 1 with parallel.expert: " + nearest_divisors(room, c.expert);
+  }
+  throw ConfigError({.what = "the degrees of experts don't divide the ranks of a pipeline stage",
+                     .expected = "a divisor of data " + std::to_string(data) + " × tensor " + std::to_string(c.tensor) +
+                                 " × context " + std::to_string(c.context) + " = " + std::to_string(stage),
+                     .found = "expert " + std::to_string(c.expert) + " × expert_tensor " +
+                              std::to_string(c.expert_tensor) + " = " + std::to_string(degrees),
+                     .where = "parallel.expert",
+                     .hint = hint});
+}
+
+Mesh make_mesh(const ParallelConfig& c, int64_t world, int64_t rank, int64_t ranks_per_node, int64_t heads,
+               int64_t experts) {
   Mesh::Degrees degrees;
   degrees.tensor = c.tensor;
   degrees.context = c.context;
@@ -102,6 +131,9 @@ Mesh make_mesh(const ParallelConfig& c, int64_t world, int64_t rank, int64_t ran
   const int64_t data = resolve_data(c, world, heads);
   degrees.data_shard = resolve_data_shard(c, data, ranks_per_node);
   degrees.data_replica = data / degrees.data_shard;
+  check_expert_degrees(c, data, experts);
+  degrees.expert = c.expert;
+  degrees.expert_tensor = c.expert_tensor;
   return Mesh(degrees, rank);
 }
 
@@ -134,15 +166,40 @@ void check_heads(const Config& config) {
                              "; or " + nearest_heads(m, tensor)});
 }
 
+void check_experts(const Config& config) {
+  const int64_t experts = config.model.experts.num_experts;
+  const ParallelConfig& parallel = config.parallel;
+  if (experts == 0) {
+    for (const auto& [key, degree] :
+         {std::pair("parallel.expert", parallel.expert), std::pair("parallel.expert_tensor", parallel.expert_tensor)}) {
+      if (degree == 1) continue;
+      throw ConfigError({.what = std::string(key) + " is above 1, and the model has no experts",
+                         .expected = "1, or a model with experts",
+                         .found = std::to_string(degree),
+                         .where = key,
+                         .hint = std::string(key) + ": 1"});
+    }
+    return;
+  }
+  if (experts % parallel.expert == 0) return;
+  throw ConfigError({.what = "parallel.expert doesn't divide the model's experts",
+                     .expected = "a divisor of " + std::to_string(experts) + " experts",
+                     .found = std::to_string(parallel.expert),
+                     .where = "parallel.expert",
+                     .hint = "parallel.expert: " + nearest_divisors(experts, parallel.expert)});
+}
+
 }  // namespace
 
 Mesh resolve_mesh(const ParallelConfig& config, int64_t world_size, int64_t rank, int64_t ranks_per_node) {
-  return make_mesh(config, world_size, rank, ranks_per_node, /*heads=*/0);
+  return make_mesh(config, world_size, rank, ranks_per_node, /*heads=*/0, /*experts=*/0);
 }
 
 Mesh resolve(const Config& config, int64_t world_size, int64_t rank, int64_t ranks_per_node) {
-  const Mesh mesh = make_mesh(config.parallel, world_size, rank, ranks_per_node,
-                              std::gcd(config.model.num_heads, config.model.num_kv_heads));
+  check_experts(config);
+  const Mesh mesh =
+      make_mesh(config.parallel, world_size, rank, ranks_per_node,
+                std::gcd(config.model.num_heads, config.model.num_kv_heads), config.model.experts.num_experts);
   check_heads(config);
   resolve_virtual_stages(config.parallel);
   resolve_stages(config);

@@ -88,8 +88,6 @@ void check_consistent(const Config& config, const KeyPlaces& places) {
 void check_supported(const Config& config, const KeyPlaces& places) {
   const ParallelConfig& parallel = config.parallel;
   require_degree_one(places, "parallel.context", parallel.context);
-  require_degree_one(places, "parallel.expert", parallel.expert);
-  require_degree_one(places, "parallel.expert_tensor", parallel.expert_tensor);
 
   const PrecisionConfig& precision = config.precision;
   require_built(places, precision.compute != ComputeType::fp8, "precision.compute", "fp8", "auto");

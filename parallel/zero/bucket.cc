@@ -12,15 +12,6 @@ constexpr int64_t kAlignment = 64;  // elements
 
 int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
-AxisSet split_axes_of(const Placement& placement) {
-  AxisSet axes;
-  for (int i = 0; i < kNumAxes; ++i) {
-    const Axis axis = static_cast<Axis>(i);
-    if (placement[axis].kind == AxisPlacement::Kind::split) axes.insert(axis);
-  }
-  return axes;
-}
-
 Tensor zeros(Stream& stream, int64_t n, DType dtype, MemoryTag tag) {
   Tensor t = Tensor::empty(stream, {n}, dtype, tag);
   ops::fill(stream, t, 0);
@@ -72,7 +63,7 @@ void Bucket::place_weights() {
     for (Parameter& parameter : weight->parts) {
       if (parameter.part.padded == 0) parameter.part = LocalPart::whole(parameter.shape);
       partial_ = partial_ | parameter.gradient_placement.partial_axes();
-      split_ = split_ | split_axes_of(parameter.placement);
+      cut_ = cut_ | parameter.placement.cut_axes();
       const int64_t end = n + parameter.local_shape().numel();
       segments_.push_back({n, end, &parameter});
       n = end;
@@ -118,6 +109,14 @@ void Bucket::point_values(const Tensor& flat) {
 
 void Bucket::point_gradients(const Tensor& flat) {
   point(weights_, offsets_, flat, &Weight::gradient, &Parameter::gradient);
+}
+
+AxisSet Bucket::copy_axes() const {
+  const bool of_expert = shard_axis() == Axis::expert_shard;
+  AxisSet axes = of_expert ? kDispatchAxes : AxisSet{Axis::tensor, Axis::context};
+  axes = axes.without(cut_) | AxisSet{replica_axis()};
+  if (stage_ == 0) axes.insert(shard_axis());
+  return axes;
 }
 
 Tensor Bucket::own_gradient() const {

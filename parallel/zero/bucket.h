@@ -2,14 +2,16 @@
 // same order, so that a collective or an optimizer pass is one call over the whole. (Rajbhandari et al. 2020, "ZeRO")
 //
 // Each weight begins at a multiple of 64 elements; the gaps, the padded end and the padding of a rank's part of a
-// parameter stay zero in every buffer. The whole divides into equal shards, one for each rank of the data_shard group,
-// whose bounds are multiples of 64. `parallel.zero` says what of it a rank keeps:
+// parameter stay zero in every buffer. The whole divides into equal shards, one for each rank of the data_shard group (of
+// experts: expert_shard), whose bounds are multiples of 64. `parallel.zero` says what of it a rank keeps:
 //
 //   stage  value   gradient                                       master, m, v
 //   0      full    full                                           full
 //   1      full    full, of which the shard is reduced            shard
 //   2      full    shard; full while those of a microbatch exist  shard
 //   3      shard; full while gathered    as 2                     shard
+//
+// Buffers (Role::buffer) lie in buckets of their own, which have values and nothing else, all of them on every rank.
 //
 // With one shard there is nothing to save, and every stage is stored as 0. With fp32 compute, master and value are the
 // same memory (the shard of it); with bf16 compute the master may be left out, and then the values are all there is of
@@ -39,7 +41,7 @@ class Bucket {
     DType gradients = DType::f32;       // f32 or bf16
     DType states = DType::f32;          // of m and v, f32 or bf16
     int stage = 0;                      // parallel.zero
-    int64_t num_shards = 1;             // ranks of the data_shard group
+    int64_t num_shards = 1;             // ranks of the group of shard_axis()
     int64_t shard = 0;                  // this rank's place in it
     bool with_optimizer_states = true;  // m, v and the master; without them there are no gradients either
     bool with_master = true;            // where compute is bf16; REQUIRES: true where it is f32
@@ -63,13 +65,18 @@ class Bucket {
   // the buffer. `read` fills in the elements that this rank holds, its shard of its part, and leaves the others alone;
   // `write` takes those and ignores the others. `master` is the most precise copy of the weights that there is; writing
   // it writes every copy (of a stage below 3: also the values outside the shard). What a buffer in bf16 gave, it takes
-  // back unchanged.
+  // back unchanged. A buffer that the bucket doesn't have is read and written as one without elements.
   enum class Buffer : uint8_t { master, gradient, first_moment, second_moment };
   void read(Stream& stream, const Parameter& parameter, Buffer kind, float* host) const;
   void write(Stream& stream, const Parameter& parameter, Buffer kind, const float* host);
+  // Whether such a buffer belongs to the state of a parameter: of buffers of the model there are values alone.
+  static bool belongs(const Parameter& parameter, Buffer kind) {
+    return !parameter.is_buffer() || kind == Buffer::master;
+  }
   // Elements [position, position + n) of this bucket from fp32 on the host, in every copy of them that this rank holds.
   void store(Stream& stream, Buffer kind, int64_t position, int64_t n, const float* host);
-  // What of a parameter lies in this rank's shard, flat; may be empty, and holds padding.
+  // What of a parameter lies in this rank's shard, flat; may be empty, and holds padding. REQUIRES: the bucket has that
+  // buffer.
   Tensor shard_of(const Parameter& parameter, Buffer kind) const;
 
   const std::string& name() const { return name_; }
@@ -78,14 +85,18 @@ class Bucket {
   const std::vector<Weight*>& weights() const { return weights_; }
   const std::vector<BucketSegment>& segments() const { return segments_; }  // one for each parameter, ascending
   AxisSet partial_axes() const { return partial_; }                         // of the gradients, before reduction
-  AxisSet split_axes() const { return split_; }                             // of the values
+  // Axes along which the ranks that hold equal copies of what this one stores differ; of the pipeline's two ends see below.
+  AxisSet copy_axes() const;
+  Axis shard_axis() const { return segments_.front().parameter->shard_axis(); }
+  Axis replica_axis() const { return segments_.front().parameter->replica_axis(); }
+  bool is_buffer() const { return segments_.front().parameter->is_buffer(); }
   bool on_both_ends() const { return on_both_ends_; }
   Bucket* values_of() const { return values_of_; }
 
   // What this rank stores of the bucket from stage 1 on; everything in stage 0.
   int64_t shard_begin() const { return shard_begin_; }
   int64_t shard_end() const { return shard_end_; }
-  // The data_shard rank's own share of the reduced gradient, in every stage: who sums all shares counts each element once.
+  // This rank's own share, among the ranks along shard_axis(), of the reduced gradient, in every stage: who sums all shares counts each element once.
   Tensor own_gradient() const;
 
   Tensor& value() { return value_; }              // full; undefined while it isn't there
@@ -124,7 +135,7 @@ class Bucket {
   std::vector<int64_t> offsets_;  // of each weight
   std::vector<BucketSegment> segments_;
   AxisSet partial_;
-  AxisSet split_;
+  AxisSet cut_;  // of the values
   DType compute_;
   DType gradients_;
   int64_t numel_ = 0;

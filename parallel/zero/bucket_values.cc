@@ -118,7 +118,7 @@ void Bucket::read(Stream& stream, const Parameter& parameter, Buffer kind, float
   const BucketSegment& segment = segment_of(parameter);
   const int64_t begin = std::clamp(segment.begin, shard_begin_, shard_end_);
   const int64_t end = std::clamp(segment.end, shard_begin_, shard_end_);
-  if (begin == end) return;
+  if (begin == end || !shard(kind).defined()) return;
   const std::vector<float> held = to_host(stream, shard(kind), begin - shard_begin_, end - begin);
   const int64_t first = begin - segment.begin;
   parameter.part.for_each_run(
@@ -127,6 +127,7 @@ void Bucket::read(Stream& stream, const Parameter& parameter, Buffer kind, float
 }
 
 void Bucket::write(Stream& stream, const Parameter& parameter, Buffer kind, const float* host) {
+  if (!shard(kind).defined()) return;
   const BucketSegment& segment = segment_of(parameter);
   const int64_t n = segment.end - segment.begin;
   std::vector<float> local(static_cast<size_t>(n));  // zero where there is padding

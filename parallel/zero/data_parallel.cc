@@ -15,7 +15,7 @@ Pass forward_pass(bool with_gradients) { return with_gradients ? Pass::forward :
 DataParallel::DataParallel(const std::vector<Unit*>& units, const std::vector<Bucket*>& buckets, const Groups& groups,
                            const Options& options)
     : reducer_(units, buckets, groups, options.overlap_grad_reduce),
-      gatherer_(units, buckets, groups.of({Axis::data_shard}),
+      gatherer_(units, buckets, groups,
                 {.overlap = options.overlap_param_gather,
                  .keep_for_step = options.keep_gathered_for_step,
                  .prefetch = options.prefetch}) {
@@ -25,7 +25,7 @@ DataParallel::DataParallel(const std::vector<Unit*>& units, const std::vector<Bu
   }
   for (const Bucket* bucket : buckets) {
     TRIREME_CHECK(group_weights(bucket->weights(), groups.mesh()).size() == 1, "a bucket of different reductions");
-    const int64_t shards = groups.of({Axis::data_shard}).size();
+    const int64_t shards = groups.of({bucket->shard_axis()}).size();
     TRIREME_CHECK(bucket->stage() == 0 || bucket->numel() == shards * (bucket->shard_end() - bucket->shard_begin()),
                   "shards of another group");
   }

@@ -8,8 +8,9 @@ namespace {
 
 bool counts(const Bucket& bucket, const Mesh& mesh) {
   if (bucket.values_of() != nullptr) return false;  // its gradients are in those of the first use
-  if (mesh.coordinate(Axis::data_replica) != 0) return false;
-  if (mesh.coordinate(Axis::tensor) != 0 && !bucket.split_axes().contains(Axis::tensor)) return false;
+  if (bucket.is_buffer()) return false;
+  const AxisSet copies = bucket.copy_axes().without({bucket.shard_axis()});
+  if (mesh.group_rank(copies) != 0) return false;
   return !bucket.on_both_ends() || mesh.coordinate(Axis::pipeline) == 0;
 }
 

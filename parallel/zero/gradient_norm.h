@@ -1,8 +1,8 @@
 // This rank's share of the squared norm of all gradients: summed over the world, each logical element counts once.
 //
 // A rank counts its shard of what its data group holds, in every stage of ZeRO, so that stages have the same bits; the
-// first replica counts for all; of ranks that hold the same part of a parameter, the first of the tensor group; of a
-// tied table, the first pipeline stage. Padding is zero.
+// first replica counts for all; of ranks that hold the same part of a parameter, the first of the tensor group, and among
+// experts of the dispatch group; of a tied table, the first pipeline stage. Padding is zero.
 #pragma once
 
 #include <vector>

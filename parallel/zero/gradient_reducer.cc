@@ -12,12 +12,16 @@ namespace {
 
 constexpr int64_t kLag = 2;  // units between the start of a collective and the wait for it
 
+std::vector<Bucket*> with_gradients(std::vector<Bucket*> buckets) {
+  std::erase_if(buckets, [](const Bucket* bucket) { return bucket->is_buffer(); });
+  return buckets;
+}
+
 }  // namespace
 
 GradientReducer::GradientReducer(const std::vector<Unit*>& units, std::vector<Bucket*> buckets, const Groups& groups,
                                  bool overlap)
-    : buckets_(std::move(buckets)),
-      shards_(groups.of({Axis::data_shard})),
+    : buckets_(with_gradients(std::move(buckets))),
       ends_(groups.ends()),
       overlap_(overlap),
       buckets_of_unit_(buckets_of_units(units, buckets_)),
@@ -28,10 +32,14 @@ GradientReducer::GradientReducer(const std::vector<Unit*>& units, std::vector<Bu
   }
   for (size_t b = 0; b < buckets_.size(); ++b) {
     TRIREME_CHECK(num_users[b] == 1, "gradients of a bucket that two units write, or none");
-    for (const Axis axis : {Axis::data_replica, Axis::tensor}) {
-      if (!buckets_[b]->partial_axes().contains(axis) || groups.mesh().degree(axis) == 1) continue;
-      states_[b].hops.push_back(&groups.of({axis}));
+    const Bucket& bucket = *buckets_[b];
+    states_[b].shards = &groups.of({bucket.shard_axis()});
+    AxisSet owed = bucket.partial_axes().without({bucket.shard_axis()});
+    for (const Axis axis : {bucket.replica_axis(), Axis::tensor}) {
+      if (owed.contains(axis) && groups.mesh().degree(axis) > 1) states_[b].hops.push_back(&groups.of({axis}));
+      owed = owed.without({axis});
     }
+    TRIREME_CHECK(groups.mesh().group_size(owed) == 1, "gradients that are partial over axes that nobody sums");
   }
   begin_step(1);
 }
@@ -72,12 +80,13 @@ void GradientReducer::start_data_sum(size_t b, Stream& stream) {
   State& state = states_[b];
   state.started = true;
   bucket.finish_gradients(stream);
-  if (shards_.size() == 1) return start_hop(b, 0, stream);
+  Communicator& shards = *state.shards;
+  if (shards.size() == 1) return start_hop(b, 0, stream);
   Sum sum{.bucket = b, .hop = 0, .turn = turn_, .last = state.num_finished == num_microbatches_};
   if (bucket.stage() == 0) {
-    sum.work = shards_.all_reduce(bucket.gradient(), ReduceOp::sum, stream);
+    sum.work = shards.all_reduce(bucket.gradient(), ReduceOp::sum, stream);
   } else if (bucket.stage() == 1) {
-    sum.work = shards_.reduce_scatter(bucket.gradient(), bucket.gradient_shard(), ReduceOp::sum, stream);
+    sum.work = shards.reduce_scatter(bucket.gradient(), bucket.gradient_shard(), ReduceOp::sum, stream);
   } else {
     // One sum of a bucket at a time: they are added in the order of microbatches.
     const auto earlier = std::find_if(sums_.begin(), sums_.end(), [&](const Sum& s) { return s.bucket == b; });
@@ -86,8 +95,8 @@ void GradientReducer::start_data_sum(size_t b, Stream& stream) {
     if (state.num_finished > 1) {
       sum.shard = Tensor::empty(stream, bucket.gradient_shard().shape(), sum.full.dtype(), MemoryTag::gradients);
     }
-    sum.work = shards_.reduce_scatter(sum.full, sum.shard.defined() ? sum.shard : bucket.gradient_shard(),
-                                      ReduceOp::sum, stream);
+    sum.work = shards.reduce_scatter(sum.full, sum.shard.defined() ? sum.shard : bucket.gradient_shard(), ReduceOp::sum,
+                                     stream);
   }
   sums_.push_back(std::move(sum));
 }

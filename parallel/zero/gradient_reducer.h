@@ -1,8 +1,8 @@
 // Sums the gradients of a rank's buckets over the ranks that hold summands, while backward still runs.
 //
-// What is summed in which order is fixed, so that the bits are: first over data_shard, then over data_replica, then over
-// the other axes over which the gradients of the bucket are partial, then a tied table's two uses (first + second, on one
-// rank or on the first and the last pipeline stage). Stages 0 and 1 add up microbatches where the gradients lie and
+// What is summed in which order is fixed, so that the bits are: first over data_shard, then over data_replica (of experts:
+// expert_shard, expert_replica), then over the other axes over which the gradients of the bucket are partial, then a tied
+// table's two uses (first + second, on one rank or on the first and the last pipeline stage). Buffers have no gradients. Stages 0 and 1 add up microbatches where the gradients lie and
 // reduce once a step. Stages 2 and 3 reduce-scatter the gradients of each microbatch and add the shards in the order of
 // microbatches; what follows data_shard happens once a step, on the sum.
 //
@@ -52,9 +52,10 @@ class GradientReducer {
     Tensor shard = {};  // and where it goes, to be added to the sum of earlier microbatches; undefined: right there
   };
   struct State {
-    std::vector<Communicator*> hops;  // after data_shard
+    Communicator* shards = nullptr;
+    std::vector<Communicator*> hops;  // after the shards
     int64_t num_finished = 0;         // microbatches of this step
-    bool started = false;             // the last reduction over data_shard
+    bool started = false;             // the last reduction over the shards
   };
 
   void start_data_sum(size_t bucket, Stream& stream);
@@ -68,7 +69,6 @@ class GradientReducer {
   void add_second_uses(Stream& stream);
 
   std::vector<Bucket*> buckets_;
-  Communicator& shards_;
   Communicator& ends_;
   bool overlap_;
   std::vector<std::vector<size_t>> buckets_of_unit_;

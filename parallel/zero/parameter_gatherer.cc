@@ -9,8 +9,8 @@
 namespace trireme {
 
 ParameterGatherer::ParameterGatherer(const std::vector<Unit*>& units, const std::vector<Bucket*>& buckets,
-                                     Communicator& shards, const Options& options)
-    : shards_(shards), options_(options) {
+                                     const Groups& groups, const Options& options)
+    : options_(options) {
   // A second use of values is a use of the bucket that has them.
   std::vector<size_t> place(buckets.size());
   for (size_t b = 0; b < buckets.size(); ++b) {
@@ -25,6 +25,7 @@ ParameterGatherer::ParameterGatherer(const std::vector<Unit*>& units, const std:
     place[b] = static_cast<size_t>(owner - buckets_.begin());
   }
   states_.resize(buckets_.size());
+  for (size_t b = 0; b < buckets_.size(); ++b) states_[b].shards = &groups.of({buckets_[b]->shard_axis()});
   for (const std::vector<size_t>& used : buckets_of_units(units, buckets)) {
     std::vector<size_t>& own = buckets_of_unit_.emplace_back();
     for (const size_t b : used) {
@@ -86,7 +87,7 @@ void ParameterGatherer::start(size_t b, Stream& stream) {
 void ParameterGatherer::gather(size_t b, Stream& stream) {
   Bucket& bucket = *buckets_[b];
   stream_ = &stream;
-  states_[b].work = shards_.all_gather(bucket.value_shard(), bucket.value(), stream);
+  states_[b].work = states_[b].shards->all_gather(bucket.value_shard(), bucket.value(), stream);
 }
 
 void ParameterGatherer::wait(size_t b, Stream& stream) {

@@ -1,4 +1,5 @@
-// Brings the values of a rank's buckets together from the shards of the data_shard group, while the model runs.
+// Brings the values of a rank's buckets together from the shards of the data_shard group (of experts: expert_shard), while
+// the model runs.
 //
 // Stages 1 and 2: after an update the changed shards are gathered bucket by bucket in the order in which the next forward
 // needs them; each bucket is waited for before its unit first runs. Stage 3: the full values of a unit exist only around
@@ -9,6 +10,7 @@
 
 #include <vector>
 
+#include "parallel/groups.h"
 #include "parallel/unit.h"
 #include "parallel/zero/bucket.h"
 #include "parallel/zero/exposed_time.h"
@@ -26,8 +28,8 @@ class ParameterGatherer {
     int64_t prefetch = 1;        // stage 3: uses ahead
   };
 
-  // `units`: all of the rank's, in order; `buckets`: theirs. `shards`: the data_shard group. All outlive the gatherer.
-  ParameterGatherer(const std::vector<Unit*>& units, const std::vector<Bucket*>& buckets, Communicator& shards,
+  // `units`: all of the rank's, in order; `buckets`: theirs. All outlive the gatherer.
+  ParameterGatherer(const std::vector<Unit*>& units, const std::vector<Bucket*>& buckets, const Groups& groups,
                     const Options& options);
   // Waits for what is under way: it writes to memory of this rank's allocator.
   ~ParameterGatherer();
@@ -53,6 +55,7 @@ class ParameterGatherer {
     bool operator==(const Use&) const = default;
   };
   struct State {
+    Communicator* shards = nullptr;
     WorkHandle work;                  // under way and not waited for
     int64_t uses_per_microbatch = 0;  // final ones: those after which a unit reads no more for the microbatch
     int64_t uses_left = 0;            // of them, in this step
@@ -66,7 +69,6 @@ class ParameterGatherer {
   bool is_final(const Use& use) const;
 
   std::vector<Bucket*> buckets_;  // which have values of their own
-  Communicator& shards_;
   Options options_;
   std::vector<std::vector<size_t>> buckets_of_unit_;
   std::vector<bool> reads_in_backward_;  // of each unit

@@ -9,19 +9,23 @@ namespace {
 
 struct Key {
   AxisSet partial;
-  AxisSet split;
+  AxisSet cut;
+  bool of_expert = false;
+  bool is_fp32 = false;
+  bool is_buffer = false;
   bool operator==(const Key&) const = default;
 };
 
 Key key_of(const Parameter& parameter, const Mesh& mesh) {
-  Key key;
+  AxisSet alone;  // axes of degree 1
   for (int i = 0; i < kNumAxes; ++i) {
-    const Axis axis = static_cast<Axis>(i);
-    if (mesh.degree(axis) == 1) continue;
-    if (parameter.gradient_placement[axis].kind == AxisPlacement::Kind::partial) key.partial.insert(axis);
-    if (parameter.placement[axis].kind == AxisPlacement::Kind::split) key.split.insert(axis);
+    if (mesh.degree(static_cast<Axis>(i)) == 1) alone.insert(static_cast<Axis>(i));
   }
-  return key;
+  return {.partial = parameter.gradient_placement.partial_axes().without(alone),
+          .cut = parameter.placement.cut_axes().without(alone),
+          .of_expert = parameter.of_expert(),
+          .is_fp32 = parameter.is_fp32(),
+          .is_buffer = parameter.is_buffer()};
 }
 
 }  // namespace
@@ -42,6 +46,24 @@ std::vector<std::vector<Weight*>> group_weights(const std::vector<Weight*>& weig
     groups[i].push_back(weight);
   }
   return groups;
+}
+
+Bucket::Options bucket_options(const Bucket::Options& run, const Parameter& first, const Mesh& mesh) {
+  Bucket::Options options = run;
+  options.num_shards = mesh.degree(first.shard_axis());
+  options.shard = mesh.coordinate(first.shard_axis());
+  if (first.is_fp32()) {
+    options.compute = DType::f32;
+    options.gradients = DType::f32;
+    options.with_master = true;
+  }
+  if (first.is_buffer()) {
+    options.with_optimizer_states = false;
+    options.stage = 0;
+    options.num_shards = 1;
+    options.shard = 0;
+  }
+  return options;
 }
 
 }  // namespace trireme

@@ -28,7 +28,7 @@ MpiOptions& options() {
 
 void perturb(RankContext& rank, Transformer& model) {
   for (const ParameterRef& ref : model.parameters()) {
-    if (ref.parameter->role != Role::norm && ref.parameter->role != Role::bias) continue;
+    if (ref.parameter->decays()) continue;
     std::vector<float> values(static_cast<size_t>(ref.parameter->shape.numel()));
     const uint64_t key = random_key(17, ref.parameter->name);
     for (size_t i = 0; i < values.size(); ++i) {
@@ -47,6 +47,7 @@ GlobalTensors collect(RankContext& rank, const Config& config, const Transformer
   for (const ParameterRef& ref : model.parameters()) held[ref.parameter->name] = ref;
   GlobalTensors all;
   for (const Parameter& parameter : model_parameters(config.model)) {
+    if (!Bucket::belongs(parameter, kind)) continue;
     std::vector<float> values(static_cast<size_t>(parameter.shape.numel()), kAbsent);
     if (const auto found = held.find(parameter.name); found != held.end()) {
       found->second.bucket->read(rank.stream(), *found->second.parameter, kind, values.data());

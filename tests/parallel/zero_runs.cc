@@ -71,18 +71,23 @@ struct Sequences {
 TensorValues collect(RankContext& rank, const Transformer& model, Bucket::Buffer kind) {
   TensorValues all;
   Stream& host = rank.host_stream();
-  for (const ParameterRef& ref : model.parameters()) {
-    const auto n = static_cast<size_t>(ref.parameter->shape.numel());
+  std::map<std::string, ParameterRef> held;
+  for (const ParameterRef& ref : model.parameters()) held[ref.parameter->name] = ref;
+  for (const Parameter& parameter : model_parameters(model.config())) {
+    if (!Bucket::belongs(parameter, kind)) continue;
+    const auto n = static_cast<size_t>(parameter.shape.numel());
     constexpr float kAbsent = -1e30f;
     std::vector<float> values(n, kAbsent);
-    ref.bucket->read(rank.stream(), *ref.parameter, kind, values.data());
+    if (const auto found = held.find(parameter.name); found != held.end()) {
+      found->second.bucket->read(rank.stream(), *found->second.parameter, kind, values.data());
+    }
     std::vector<float> low(values);
     for (float& x : low) x = x == kAbsent ? -kAbsent : x;
     const Shape shape{std::ssize(values)};
     rank.world().all_reduce(Tensor::borrow(values.data(), shape, DType::f32), ReduceOp::max, host)->wait(host);
     rank.world().all_reduce(Tensor::borrow(low.data(), shape, DType::f32), ReduceOp::min, host)->wait(host);
-    EXPECT_EQ(values, low) << ref.parameter->name << ": ranks differ, or nobody has some elements";
-    all[ref.parameter->name] = std::move(values);
+    EXPECT_EQ(values, low) << parameter.name << ": ranks differ, or nobody has some elements";
+    all[parameter.name] = std::move(values);
   }
   return all;
 }
@@ -90,7 +95,7 @@ TensorValues collect(RankContext& rank, const Transformer& model, Bucket::Buffer
 // Weights away from their initial symmetry, by element number: the same in every layout.
 void perturb(Transformer& model, Stream& stream) {
   for (const ParameterRef& ref : model.parameters()) {
-    if (ref.parameter->role != Role::norm && ref.parameter->role != Role::bias) continue;
+    if (ref.parameter->decays()) continue;
     std::vector<float> values(static_cast<size_t>(ref.parameter->shape.numel()));
     const uint64_t key = random_key(11, ref.parameter->name);
     for (size_t i = 0; i < values.size(); ++i) {

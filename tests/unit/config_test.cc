@@ -269,8 +269,8 @@ TEST(ConfigError, Contradictions) {
 }
 
 TEST(ConfigError, WhatIsNotBuiltSaysSo) {
-  for (const char* set : {"parallel.context=2", "parallel.expert=2", "parallel.expert_tensor=2",
-                          "precision.compute=fp8", "model.model_type=mixtral", "model.model_type=deepseek_v3"}) {
+  for (const char* set :
+       {"parallel.context=2", "precision.compute=fp8", "model.model_type=mixtral", "model.model_type=deepseek_v3"}) {
     EXPECT_NE(set_message(set).find("isn't built yet"), std::string::npos) << set << ": " << set_message(set);
   }
   EXPECT_EQ(set_message("parallel.context=2"),

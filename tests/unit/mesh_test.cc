@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "core/random/philox.h"
 #include "parallel/placement.h"
 
 namespace trireme {
@@ -43,9 +44,10 @@ TEST(Mesh, GroupsPartitionTheWorld) {
                           {Axis::context, Axis::data_shard},
                           kDataAxes,
                           {Axis::expert},
-                          {Axis::expert_data},
+                          {Axis::expert_shard},
+                          kExpertDataAxes,
                           {Axis::expert_tensor, Axis::expert},
-                          {Axis::pipeline, Axis::expert_data},
+                          {Axis::pipeline, Axis::expert_replica},
                           {Axis::tensor, Axis::pipeline},
                           {}};
   for (const AxisSet set : sets) {
@@ -58,6 +60,69 @@ TEST(Mesh, GroupsPartitionTheWorld) {
       for (const int64_t other : group) EXPECT_EQ(Mesh(degrees, other).group(set), group);
     }
   }
+}
+
+// Of random degrees: experts' axes number the ranks of each stage anew, each once, beginning with the fastest; a group
+// along them lies in one stage; and where shards of experts exist, they lie in a replica of the dense layers.
+TEST(Mesh, ExpertAxesFoldEachStage) {
+  const uint64_t key = random_key(5, "folds");
+  uint64_t at = 0;
+  const auto draw = [&](int64_t n) {
+    return 1 + static_cast<int64_t>(uniform_below(key, at++, static_cast<uint64_t>(n)));
+  };
+  int inside = 0, across = 0;
+  for (int trial = 0; trial < 300; ++trial) {
+    Mesh::Degrees d{.tensor = draw(4), .context = draw(2), .data_shard = draw(4), .data_replica = draw(4)};
+    d.pipeline = draw(3);
+    const int64_t replica = d.tensor * d.context * d.data_shard;
+    const int64_t stage = replica * d.data_replica;
+    while (true) {
+      d.expert = draw(stage);
+      d.expert_tensor = draw(4);
+      if (stage % (d.expert * d.expert_tensor) == 0) break;
+    }
+    const bool fits = replica % (d.expert * d.expert_tensor) == 0;
+    ++(fits ? inside : across);
+    std::vector<std::vector<int64_t>> seen;  // coordinates
+    for (int64_t rank = 0; rank < stage * d.pipeline; ++rank) {
+      const Mesh mesh(d, rank);
+      const int64_t shard = mesh.degree(Axis::expert_shard);
+      EXPECT_EQ(d.expert_tensor * d.expert * shard * mesh.degree(Axis::expert_replica), stage);
+      EXPECT_EQ(shard, fits ? replica / (d.expert * d.expert_tensor) : 1);
+      const int64_t place = rank % stage;
+      EXPECT_EQ(mesh.coordinate(Axis::expert_tensor), place % d.expert_tensor);
+      EXPECT_EQ(mesh.coordinate(Axis::expert), place / d.expert_tensor % d.expert);
+      EXPECT_EQ(mesh.coordinate(Axis::expert_shard), place / d.expert_tensor / d.expert % shard);
+      EXPECT_EQ(mesh.coordinate(Axis::expert_replica), place / d.expert_tensor / d.expert / shard);
+      const auto coordinates = {mesh.coordinate(Axis::expert_tensor), mesh.coordinate(Axis::expert),
+                                mesh.coordinate(Axis::expert_shard), mesh.coordinate(Axis::expert_replica),
+                                mesh.coordinate(Axis::pipeline)};
+      EXPECT_EQ(std::count(seen.begin(), seen.end(), std::vector<int64_t>(coordinates)), 0);
+      seen.emplace_back(coordinates);
+      for (const Axis axis : {Axis::expert_tensor, Axis::expert, Axis::expert_shard, Axis::expert_replica}) {
+        for (int64_t i = 0; i < mesh.degree(axis); ++i) {
+          const Mesh other = mesh.at(axis, i);
+          EXPECT_EQ(other.coordinate(axis), i);
+          EXPECT_EQ(other.coordinate(Axis::pipeline), mesh.coordinate(Axis::pipeline));
+          EXPECT_EQ(other.group({axis}), mesh.group({axis}));
+          if (axis == Axis::expert_shard) {
+            EXPECT_EQ(other.coordinate(Axis::data_replica), mesh.coordinate(Axis::data_replica));
+          }
+        }
+      }
+      EXPECT_EQ(mesh.group(kDispatchAxes | kExpertDataAxes).size(), static_cast<size_t>(stage));
+      EXPECT_EQ(mesh.group(kDispatchAxes | kExpertDataAxes).front(), rank - place);
+    }
+  }
+  EXPECT_GE(inside, 50);
+  EXPECT_GE(across, 50);
+}
+
+TEST(Mesh, TextNamesExpertDegrees) {
+  EXPECT_EQ(Mesh({.tensor = 2, .data_shard = 4, .pipeline = 2, .expert = 4}, 0).str(),
+            "data 4 × tensor 2 × pipeline 2 = 16 ranks, experts: expert 4 × data 2");
+  EXPECT_EQ(Mesh({.data_shard = 4, .expert = 1, .expert_tensor = 2}, 0).str(),
+            "data 4 = 4 ranks, experts: expert 1 × expert_tensor 2 × data 2");
 }
 
 TEST(Mesh, AMillionRanksAreCheap) {
@@ -75,6 +140,9 @@ TEST(Placement, ListsTheAxesThatOweASum) {
   EXPECT_EQ(placement.partial_axes(), kDataAxes);
   EXPECT_EQ(placement[Axis::tensor].dim, 0);
   EXPECT_EQ(Placement{}.partial_axes(), AxisSet{});
+  placement.hold(Axis::expert);
+  EXPECT_EQ(placement.partial_axes(), kDataAxes);
+  EXPECT_EQ(placement.cut_axes(), (AxisSet{Axis::tensor, Axis::expert}));
 }
 
 }  // namespace

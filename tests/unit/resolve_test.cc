@@ -277,6 +277,49 @@ TEST(Resolve, ChecksTheCutOfTheModel) {
   EXPECT_NE(message_of([] { resolve(config_of({.tensor = 8}), 8, 0, 2); }).find("kv-heads"), std::string::npos);
 }
 
+// ---- Experts ----
+
+TEST(Resolve, ExpertDegrees) {
+  const auto mesh_of = [](const ParallelConfig& parallel, int64_t world, int64_t experts) {
+    Config config = config_of(parallel);
+    config.model.experts.num_experts = experts;
+    return resolve(config, world, world - 1, 8);
+  };
+  const auto message = [&](const ParallelConfig& parallel, int64_t world, int64_t experts) {
+    return message_of([&] { mesh_of(parallel, world, experts); });
+  };
+  const Mesh mesh = mesh_of({.tensor = 2, .expert = 4, .expert_tensor = 2}, 16, 8);
+  EXPECT_EQ(mesh.degree(Axis::expert), 4);
+  EXPECT_EQ(mesh.degree(Axis::expert_tensor), 2);
+  EXPECT_EQ(mesh.degree(Axis::expert_shard), 2);
+  EXPECT_EQ(mesh.coordinate(Axis::expert), 3);
+
+  EXPECT_EQ(
+      message({.expert = 2}, 4, 0),
+      "parallel.expert is above 1, and the model has no experts (expected 1, or a model with experts, found 2) at "
+      "parallel.expert; try parallel.expert: 1");
+  EXPECT_EQ(message({.expert_tensor = 2}, 4, 0),
+            "parallel.expert_tensor is above 1, and the model has no experts (expected 1, or a model with experts, "
+            "found 2) at parallel.expert_tensor; try parallel.expert_tensor: 1");
+  EXPECT_EQ(message({.expert = 3}, 12, 8),
+            "parallel.expert doesn't divide the model's experts (expected a divisor of 8 experts, found 3) at "
+            "parallel.expert; try parallel.expert: 2 or 4");
+  EXPECT_EQ(
+      message({.tensor = 2, .pipeline = 2, .expert = 8}, 24, 64),
+      "the degrees of experts don't divide the ranks of a pipeline stage (expected a divisor of data 6 × tensor 2 "
+      "× context 1 = 12, found expert 8 × expert_tensor 1 = 8) at parallel.expert; try parallel.expert: 4");
+  EXPECT_EQ(
+      message({.expert = 4, .expert_tensor = 4}, 8, 64),
+      "the degrees of experts don't divide the ranks of a pipeline stage (expected a divisor of data 8 × tensor 1 "
+      "× context 1 = 8, found expert 4 × expert_tensor 4 = 16) at parallel.expert; try parallel.expert: 2, or "
+      "parallel.expert_tensor: 2");
+  EXPECT_NE(message({.expert = 16, .expert_tensor = 3}, 8, 64)
+                .find("; try parallel.expert_tensor: 1 with parallel.expert: 8"),
+            std::string::npos);
+  const int64_t huge = int64_t{1} << 62;
+  EXPECT_NE(message({.expert = huge, .expert_tensor = huge}, 8, huge).find("don't divide"), std::string::npos);
+}
+
 TEST(Resolve, MicrobatchesMustDivideTheBatch) {
   EXPECT_EQ(resolve_microbatches(24, 2, 3), 4);
   EXPECT_EQ(
