@@ -1,4 +1,5 @@
 // Checks across keys: contradictions, and what isn't built yet.
+#include "core/config/experts_config.h"
 #include "core/config/load.h"
 #include "core/error.h"
 
@@ -51,6 +52,7 @@ void check_consistent(const Config& config, const KeyPlaces& places) {
                          .where = place_of(places, "batch.ramp.start")});
     }
   }
+  check_experts(config, places);
   const OptimizerConfig& optimizer = config.optimizer;
   if (optimizer.schedule.min_lr > optimizer.lr) {
     throw ConfigError({.what = "optimizer.schedule.min_lr is above optimizer.lr",

@@ -157,19 +157,46 @@ static void describe(FieldVisitor& v, ParallelConfig& c) {
 
 static void describe(FieldVisitor& v, MoeConfig& c) {
   v.field({.name = "router", .doc = "how tokens choose experts"}, EnumRef(c.router));
-  v.field({.name = "balance", .doc = "what keeps experts evenly loaded"}, EnumRef(c.balance));
+  v.field({.name = "balance",
+           .doc = "what keeps experts evenly loaded; where it isn't given, routers that are even by themselves (base, "
+                  "expert_choice, hash) have none"},
+          EnumRef(c.balance));
   v.field({.name = "aux_scope", .doc = "over which tokens the auxiliary loss balances"}, EnumRef(c.aux_scope));
-  v.field({.name = "aux_loss_coef", .doc = "weight of the auxiliary loss; beats config.json's", .min = 0},
+  v.field({.name = "aux_loss_coef",
+           .doc = "weight of the auxiliary loss; beats config.json's; null: config.json's, or 0.01",
+           .min = 0},
           &c.aux_loss_coef);
   v.field({.name = "z_loss_coef", .doc = "weight of the router's z-loss", .min = 0}, &c.z_loss_coef);
   v.field({.name = "bias_update_rate", .doc = "step of the selection bias", .min = 0}, &c.bias_update_rate);
   v.field({.name = "capacity_factor",
-           .doc = "tokens of an expert, relative to an even share; null: none dropped",
+           .doc = "tokens of an expert, relative to an even share; at least 1; null: none dropped",
            .min = 0,
            .above_min = true},
           &c.capacity_factor);
   v.field({.name = "drop", .doc = "which tokens go when an expert is full"}, EnumRef(c.drop));
   v.field({.name = "dispatch", .doc = "how tokens travel to their experts"}, EnumRef(c.dispatch));
+  v.field({.name = "dispatch_chunks",
+           .doc = "tokens travel in so many parts, each beside the products of the one before",
+           .min = 1,
+           .max = 64},
+          &c.dispatch_chunks);
+  v.field({.name = "prediction_coef", .doc = "weight of the loss of multi-token prediction", .min = 0},
+          &c.prediction_coef);
+  v.field({.name = "constant_share",
+           .doc = "MoE++: balance and capacity of an expert that computes nothing, relative to a real one",
+           .min = 0,
+           .above_min = true},
+          &c.constant_share);
+  v.field({.name = "zero_experts", .doc = "MoE++: experts that give 0", .min = 0, .max = 1 << 20}, &c.zero_experts);
+  v.field({.name = "copy_experts", .doc = "MoE++: experts that give their input", .min = 0, .max = 1 << 20},
+          &c.copy_experts);
+  v.field({.name = "constant_experts",
+           .doc = "MoE++: experts that mix their input with a learned vector",
+           .min = 0,
+           .max = 1 << 20},
+          &c.constant_experts);
+  v.field({.name = "gating_residual", .doc = "MoE++: a layer's router sees the logits of the one before"},
+          &c.gating_residual);
 }
 
 static void describe(FieldVisitor& v, RecomputeConfig& c) {
@@ -204,82 +231,6 @@ static void describe(FieldVisitor& v, ProfileConfig& c) {
   v.field({.name = "end", .doc = "last traced step; null: start", .min = 1}, &c.end);
   v.field({.name = "ranks", .doc = "traced ranks", .min = 0}, &c.ranks);
   v.field({.name = "trace", .doc = "file of the trace; null: in run.dir/traces"}, &c.trace);
-}
-
-// Only what the scaling type needs is listed, so that a stray factor is an unknown key.
-static void describe_rope_scaling(FieldVisitor& v, RopeConfig& c) {
-  v.field({.name = "rope_type", .doc = "scaling of the rotary angles", .required = true, .alias = "type"},
-          EnumRef(c.type));
-  if (c.type == RopeType::none || c.type == RopeType::standard) return;
-  v.field({.name = "factor", .doc = "how much longer the context becomes", .min = 1, .required = true}, &c.factor);
-  if (c.type != RopeType::llama3) return;
-  v.field({.name = "low_freq_factor",
-           .doc = "llama3: wavelengths above original/low are scaled fully",
-           .min = 0,
-           .above_min = true,
-           .required = true},
-          &c.low_freq_factor);
-  v.field({.name = "high_freq_factor",
-           .doc = "llama3: wavelengths below original/high are left alone",
-           .min = 0,
-           .above_min = true,
-           .required = true},
-          &c.high_freq_factor);
-  v.field(
-      {.name = "original_max_position_embeddings", .doc = "llama3: context before scaling", .min = 1, .required = true},
-      &c.original_max_position_embeddings);
-}
-
-static SectionRef rope_scaling(RopeConfig& rope) {
-  return {.shape = SectionRef::Shape::optional,
-          .size = [&rope] { return rope.type == RopeType::standard ? size_t{0} : size_t{1}; },
-          .resize =
-              [&rope](size_t n) {
-                if (n == 0) rope = RopeConfig{.theta = rope.theta};
-              },
-          .describe = [&rope](FieldVisitor& v, size_t) { describe_rope_scaling(v, rope); }};
-}
-
-void describe(FieldVisitor& v, ModelConfig& c) {
-  v.field({.name = "model_type", .doc = "the family", .required = true}, EnumRef(c.family));
-  const bool gpt2 = c.family == ModelFamily::gpt2;
-  const auto also = [gpt2](const char* name) { return gpt2 ? std::string(name) : std::string(); };
-  v.field({.name = "hidden_size", .doc = "C", .min = 1, .required = true, .alias = also("n_embd")}, &c.hidden_size);
-  v.field(
-      {.name = "num_hidden_layers", .doc = "transformer blocks", .min = 1, .required = true, .alias = also("n_layer")},
-      &c.num_layers);
-  v.field({.name = "num_attention_heads", .doc = "H", .min = 1, .required = true, .alias = also("n_head")},
-          &c.num_heads);
-  v.field({.name = "intermediate_size",
-           .doc = "F; GPT-2: null is 4·C",
-           .min = 1,
-           .required = !gpt2,
-           .words = gpt2 ? Words{{"null", 0}} : Words{},
-           .alias = also("n_inner")},
-          &c.ffn_size);
-  v.field({.name = "vocab_size", .doc = "V, unpadded", .min = 1, .required = true}, &c.vocab_size);
-  v.field({.name = "max_position_embeddings",
-           .doc = "longest context, tokens",
-           .min = 1,
-           .required = true,
-           .alias = also("n_positions")},
-          &c.max_positions);
-  v.field({.name = gpt2 ? "layer_norm_epsilon" : "rms_norm_eps", .doc = "inside the root of the norm", .min = 0},
-          &c.norm_eps);
-  v.field({.name = "hidden_act",
-           .doc = "GPT-2: gelu_new (tanh) or gelu (erf); others: silu, gated",
-           .alias = also("activation_function")},
-          EnumRef(c.activation));
-  v.field({.name = "tie_word_embeddings", .doc = "the head's weight is the embedding's; GPT-2: true by default"},
-          &c.tie_embeddings);
-  v.field({.name = "initializer_range", .doc = "standard deviation of initial weights", .min = 0},
-          &c.initializer_range);
-  if (gpt2) return;
-  v.field({.name = "num_key_value_heads", .doc = "null: as many as heads", .min = 1, .words = {{"null", 0}}},
-          &c.num_kv_heads);
-  v.field({.name = "head_dim", .doc = "D; null: C / H", .min = 1, .words = {{"null", 0}}}, &c.head_dim);
-  v.field({.name = "rope_theta", .doc = "base of the rotary angles", .min = 0, .above_min = true}, &c.rope.theta);
-  v.section({.name = "rope_scaling", .doc = "null: none"}, rope_scaling(c.rope));
 }
 
 void describe(FieldVisitor& v, Config& c) {

@@ -1,9 +1,9 @@
 #include "core/config/hf_config.h"
 
 #include <algorithm>
-#include <cmath>
 #include <filesystem>
 
+#include "core/config/hf_guards.h"
 #include "core/config/reader.h"
 #include "core/config/units.h"
 #include "core/error.h"
@@ -14,118 +14,9 @@ namespace {
 
 using Kind = ConfigNode::Kind;
 
-// A key that changes the mathematics when it has any other value than `neutral`, in the families where
-// transformers reads it.
-struct Guard {
-  enum class Neutral { zero, one, no, yes, null };
-  const char* key;
-  Neutral neutral;
-  std::vector<ModelFamily> families;
-  const char* what;
-};
-
-const std::vector<Guard>& guards() {
-  using enum Guard::Neutral;
-  using enum ModelFamily;
-  static const std::vector<Guard> kGuards = {
-      {"attn_pdrop", zero, {gpt2}, "dropout"},
-      {"resid_pdrop", zero, {gpt2}, "dropout"},
-      {"embd_pdrop", zero, {gpt2}, "dropout"},
-      {"attention_dropout", zero, {llama, qwen2, qwen3}, "dropout"},
-      {"hidden_dropout", zero, {llama, qwen2, qwen3}, "dropout"},
-      {"attention_bias", no, {llama, qwen3}, "a bias in all attention projections"},
-      {"mlp_bias", no, {llama}, "a bias in the feed-forward layers"},
-      {"partial_rotary_factor", one, {llama, qwen2, qwen3}, "rotary angles on a part of the head"},
-      {"scale_attn_weights", yes, {gpt2}, "attention without scaling"},
-      {"scale_attn_by_inverse_layer_idx", no, {gpt2}, "attention scaled by layer"},
-      {"add_cross_attention", no, {gpt2}, "cross-attention"},
-      {"is_encoder_decoder", no, {gpt2, llama, qwen2, qwen3}, "an encoder with a decoder"},
-      {"attn_logit_softcapping", null, {llama, qwen2, qwen3}, "soft-capped logits"},
-      {"final_logit_softcapping", null, {llama, qwen2, qwen3}, "soft-capped logits"},
-      {"quantization_config", null, {gpt2, llama, qwen2, qwen3}, "quantized weights"},
-  };
-  return kGuards;
-}
-
-const std::vector<std::string> kWindowKeys = {"use_sliding_window", "sliding_window", "max_window_layers",
-                                              "layer_types"};
-const std::vector<std::string> kUnbuiltFamilies = {"mixtral",     "qwen2_moe", "qwen3_moe", "deepseek_v2",
-                                                   "deepseek_v3", "mistral",   "gpt_neox",  "gpt_oss",
-                                                   "phi3",        "gemma",     "gemma2",    "gemma3"};
-
-bool is_word(const ConfigNode& node, const std::string& word) { return node.kind == Kind::scalar && node.text == word; }
-
-bool is_number(const ConfigNode& node, double number) {
-  return node.kind == Kind::scalar && !node.quoted && parse_real(node.text) == number;
-}
-
-bool is_neutral(const ConfigNode& node, Guard::Neutral neutral) {
-  if (node.kind == Kind::null) return true;
-  switch (neutral) {
-    case Guard::Neutral::zero: return is_number(node, 0);
-    case Guard::Neutral::one: return is_number(node, 1);
-    case Guard::Neutral::no: return is_word(node, "false");
-    case Guard::Neutral::yes: return is_word(node, "true");
-    case Guard::Neutral::null: return false;
-  }
-  return false;
-}
-
-std::string neutral_text(Guard::Neutral neutral) {
-  static const std::vector<std::string> kTexts = {"0", "1", "false", "true", "null"};
-  return kTexts.at(static_cast<size_t>(neutral));
-}
-
-[[noreturn]] void refuse(const ConfigNode& node, const std::string& what, const std::string& neutral) {
-  throw ConfigError({.what = "model." + node.shown_key() + " asks for " + what + ", which isn't built",
-                     .expected = neutral,
-                     .found = node.describe(),
-                     .where = node.where,
-                     .hint = "model." + node.shown_key() + ": " + neutral + " if the model may differ"});
-}
-
-bool in_family(const Guard& guard, ModelFamily family) {
-  return std::find(guard.families.begin(), guard.families.end(), family) != guard.families.end();
-}
-
-// Throws when a guarded key is active; removes it otherwise.
-void apply_guards(ConfigNode& model, ModelFamily family) {
-  for (const Guard& guard : guards()) {
-    const ConfigNode* node = model.find(guard.key);
-    if (!node || !in_family(guard, family)) continue;
-    if (!is_neutral(*node, guard.neutral)) refuse(*node, guard.what, neutral_text(guard.neutral));
-    model.remove(guard.key);
-  }
-  for (const ConfigNode& child : model.children) {
-    // Whatever new name a dropout gets; those of classifier heads, which we don't have, are harmless.
-    const bool dropout = child.key.find("dropout") != std::string::npos && child.key.find("summary") != 0 &&
-                         child.key.find("classifier") != 0;
-    if (dropout && !is_neutral(child, Guard::Neutral::zero)) refuse(child, "dropout", "0");
-  }
-}
-
-// A sliding window is active when it is switched on and some layer uses it (Qwen2Config, Qwen3Config).
-void check_window(ConfigNode& model, ModelFamily family) {
-  if (family == ModelFamily::gpt2) return;
-  if (const ConfigNode* types = model.find("layer_types"); types && types->kind == Kind::list) {
-    for (const ConfigNode& type : types->children) {
-      if (!is_word(type, "full_attention")) refuse(*types, "layers of type " + type.describe(), "full_attention only");
-    }
-  } else if (family != ModelFamily::llama) {
-    const ConfigNode* use = model.find("use_sliding_window");
-    const ConfigNode* window = model.find("sliding_window");
-    const ConfigNode* full = model.find("max_window_layers");
-    const ConfigNode* layers = model.find("num_hidden_layers");
-    const auto number = [](const ConfigNode* node, double fallback) {
-      return node && node->kind == Kind::scalar ? parse_real(node->text).value_or(fallback) : fallback;
-    };
-    const bool on = use && is_word(*use, "true") && !(window && window->kind == Kind::null);
-    if (on && number(full, 28) < number(layers, INFINITY)) refuse(*use, "an active sliding window", "false");
-  } else if (const ConfigNode* window = model.find("sliding_window"); window && window->kind != Kind::null) {
-    refuse(*window, "a sliding window", "null");
-  }
-  for (const std::string& key : kWindowKeys) model.remove(key);
-}
+const std::vector<std::string> kUnbuiltFamilies = {"mistral", "gpt_neox", "gpt_oss", "phi3",
+                                                   "gemma",   "gemma2",   "gemma3"};
+const std::vector<std::string> kAuxLossKeys = {"router_aux_loss_coef", "aux_loss_alpha"};
 
 // rope_parameters {rope_theta, rope_type, …} as rope_theta and rope_scaling {rope_type, …}.
 void split_rope_parameters(ConfigNode& model) {
@@ -185,11 +76,9 @@ void unify_keys(ConfigNode& model, ModelFamily family) {
 
 // Keys of a config.json that mean nothing to the mathematics go; the rest stays for the checks.
 void drop_harmless(ConfigNode& model, ModelFamily family) {
-  std::vector<std::string> keep = kWindowKeys;
+  std::vector<std::string> keep = guarded_keys(family);
+  keep.insert(keep.end(), kAuxLossKeys.begin(), kAuxLossKeys.end());
   for (const ModelKey& key : model_keys(family)) keep.push_back(key.name);
-  for (const Guard& guard : guards()) {
-    if (in_family(guard, family)) keep.push_back(guard.key);
-  }
   std::erase_if(model.children, [&](const ConfigNode& child) {
     return std::find(keep.begin(), keep.end(), child.key) == keep.end() &&
            child.key.find("dropout") == std::string::npos;
@@ -197,6 +86,46 @@ void drop_harmless(ConfigNode& model, ModelFamily family) {
   std::erase_if(model.children, [](const ConfigNode& child) {
     return child.key.find("summary") == 0 || child.key.find("classifier") == 0;
   });
+}
+
+// Of a config.json that doesn't give a key, transformers takes its own default, which here is none: a model section
+// says what it has.
+void add_absent_keys(ConfigNode& model, ModelFamily family) {
+  const auto add = [&](const std::string& key, const std::string& text) {
+    if (model.find(key)) return;
+    model.children.push_back({.kind = Kind::scalar, .key = key, .text = text, .where = model.where});
+  };
+  if (family == ModelFamily::deepseek_v2) {
+    add("topk_method", "greedy");
+    add("n_shared_experts", "2");
+  }
+  if (family == ModelFamily::deepseek_v3) {
+    add("n_group", "8");
+    add("topk_group", "4");
+    add("n_shared_experts", "1");
+    add("first_k_dense_replace", "3");
+  }
+}
+
+// The coefficient is of training, not of the model, but stands there.
+std::optional<double> take_aux_loss_coef(ConfigNode& model) {
+  std::optional<double> coef;
+  for (const std::string& key : kAuxLossKeys) {
+    const ConfigNode* node = model.find(key);
+    if (!node) continue;
+    if (node->kind != Kind::null) {
+      if (node->kind == Kind::scalar && !node->quoted) coef = parse_real(node->text);
+      if (!coef || *coef < 0) {
+        throw ConfigError({.what = "model." + key + " is out of range",
+                           .expected = "a number, at least 0",
+                           .found = node->describe(),
+                           .where = node->where,
+                           .hint = "0.001"});
+      }
+    }
+    model.remove(key);
+  }
+  return coef;
 }
 
 ModelFamily parse_family(const ConfigNode& node) {
@@ -248,20 +177,6 @@ const ConfigNode* last_of(const ConfigNode& section, const std::vector<ConfigNod
 
 }  // namespace
 
-ModelConfig family_defaults(ModelFamily family) {
-  ModelConfig model{.family = family};
-  if (family == ModelFamily::gpt2) {
-    model.norm = NormKind::layer;
-    model.norm_eps = 1e-5;
-    model.activation = Activation::gelu_tanh;
-    model.rope.type = RopeType::none;
-    model.tie_embeddings = true;
-  }
-  model.attention_bias = family == ModelFamily::gpt2 || family == ModelFamily::qwen2;
-  model.qk_norm = family == ModelFamily::qwen3;
-  return model;
-}
-
 ModelTree resolve_model(const ConfigNode& section, const std::vector<ConfigNode>& sets) {
   if (section.kind != Kind::map && section.kind != Kind::null) {
     throw ConfigError({.what = "model has the wrong type",
@@ -282,6 +197,7 @@ ModelTree resolve_model(const ConfigNode& section, const std::vector<ConfigNode>
     const ModelFamily own = parse_family(*base.find("model_type"));
     unify_keys(base, own);
     drop_harmless(base, own);
+    add_absent_keys(base, own);
   }
   const ConfigNode* type = last_of(section, sets, "model_type");
   if (!type) type = base.find("model_type");
@@ -300,76 +216,10 @@ ModelTree resolve_model(const ConfigNode& section, const std::vector<ConfigNode>
   base.key = "model";
   base.alias.clear();
   base.partial = false;
-  check_window(base, family);
   apply_guards(base, family);
-  return {std::move(base), family};
-}
-
-namespace {
-
-std::string place_of(const KeyPlaces& places, const std::string& key) {
-  const auto found = places.find(key);
-  return found == places.end() ? "" : found->second;
-}
-
-// "a divisor of N, such as A or B": the divisors of `number` next to `value`.
-std::string near_divisors(int64_t number, int64_t value) {
-  int64_t below = 0;
-  int64_t above = 0;
-  for (int64_t d = 1; d <= number; ++d) {
-    if (number % d != 0) continue;
-    if (d < value) below = d;
-    if (d > value && above == 0) above = d;
-  }
-  const std::string a = below ? std::to_string(below) : "";
-  const std::string b = above ? std::to_string(above) : "";
-  return a + (a.empty() || b.empty() ? "" : " or ") + b;
-}
-
-}  // namespace
-
-void finish_model(ModelConfig& model, const KeyPlaces& places) {
-  const std::string heads_place = place_of(places, "model.num_attention_heads");
-  if (model.num_kv_heads == 0) model.num_kv_heads = model.num_heads;
-  if (model.ffn_size == 0) model.ffn_size = 4 * model.hidden_size;
-  if (model.head_dim == 0) {
-    if (model.hidden_size % model.num_heads != 0) {
-      throw ConfigError({.what = "model.num_attention_heads doesn't divide model.hidden_size",
-                         .expected = "a divisor of " + std::to_string(model.hidden_size) +
-                                     (model.family == ModelFamily::gpt2 ? "" : ", or head_dim given"),
-                         .found = std::to_string(model.num_heads),
-                         .where = heads_place,
-                         .hint = near_divisors(model.hidden_size, model.num_heads)});
-    }
-    model.head_dim = model.hidden_size / model.num_heads;
-  }
-  if (model.num_heads % model.num_kv_heads != 0) {
-    throw ConfigError({.what = "model.num_key_value_heads doesn't divide model.num_attention_heads",
-                       .expected = "a divisor of " + std::to_string(model.num_heads),
-                       .found = std::to_string(model.num_kv_heads),
-                       .where = place_of(places, "model.num_key_value_heads"),
-                       .hint = near_divisors(model.num_heads, model.num_kv_heads)});
-  }
-  const bool rotary = model.family != ModelFamily::gpt2;
-  if (rotary && model.rope.type == RopeType::none) {
-    throw ConfigError({.what = "model.rope_scaling has an unknown rope_type",
-                       .expected = "default | linear | llama3",
-                       .found = "'none'",
-                       .where = place_of(places, "model.rope_scaling.rope_type")});
-  }
-  if (rotary && model.head_dim % 2 != 0) {
-    throw ConfigError({.what = "rotary embeddings turn pairs, so the head dim must be even",
-                       .expected = "an even hidden_size / num_attention_heads, or head_dim given",
-                       .found = std::to_string(model.head_dim),
-                       .where = heads_place,
-                       .hint = "model.head_dim: " + std::to_string(model.head_dim + 1)});
-  }
-  if (rotary != (model.activation == Activation::swiglu)) {
-    throw ConfigError(
-        {.what = "model.hidden_act '" + to_string(model.activation) + "' isn't built for " + to_string(model.family),
-         .expected = rotary ? "silu" : "gelu_new or gelu",
-         .where = place_of(places, "model.hidden_act")});
-  }
+  ModelTree tree{.node = std::move(base), .family = family};
+  tree.aux_loss_coef = take_aux_loss_coef(tree.node);
+  return tree;
 }
 
 }  // namespace trireme

@@ -20,10 +20,12 @@ ModelConfig family_defaults(ModelFamily family);
 struct ModelTree {
   ConfigNode node;
   ModelFamily family;
+  std::optional<double> aux_loss_coef = {};  // router_aux_loss_coef or aux_loss_alpha, which are no keys of the model
 };
 ModelTree resolve_model(const ConfigNode& section, const std::vector<ConfigNode>& sets);
 
-// Fills in what follows from other keys (head_dim, kv heads, GPT-2's feed-forward size) and checks that heads fit.
+// Fills in what follows from other keys (head_dim, kv heads, GPT-2's feed-forward size, the size of Mixtral's experts)
+// and checks that heads, experts and their groups fit.
 void finish_model(ModelConfig& model, const KeyPlaces& places);
 
 }  // namespace trireme

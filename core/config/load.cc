@@ -1,5 +1,6 @@
 #include "core/config/load.h"
 
+#include "core/config/experts_config.h"
 #include "core/config/hf_config.h"
 #include "core/config/reader.h"
 #include "core/config/tree.h"
@@ -47,14 +48,17 @@ Config parse_config(const std::string& text, const std::string& name, const std:
   ConfigNode& root = layers.root;
 
   Config config;
+  std::optional<double> aux_loss_coef;
   const ConfigNode* section = root.find("model");
   if (section || !layers.model_sets.empty()) {
     ModelTree model = resolve_model(section ? *section : ConfigNode{.where = name}, layers.model_sets);
     root.remove("model");
     root.children.push_back(std::move(model.node));
     config.model = family_defaults(model.family);
+    aux_loss_coef = model.aux_loss_coef;
   }
   const KeyPlaces places = read_tree(root, config);
+  settle_experts(config, places, aux_loss_coef);
   finish_model(config.model, places);
   check_consistent(config, places);
   check_supported(config, places);

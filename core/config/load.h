@@ -36,6 +36,9 @@ std::string config_reference();
 // Throws when the parts contradict each other (heads that don't divide, a micro-batch that doesn't divide, …).
 void check_consistent(const Config& config, const KeyPlaces& places);
 
+// What is allowed but may surprise, a sentence each; to be logged once.
+std::vector<std::string> config_warnings(const Config& config);
+
 // The one list of what can be written in a configuration but isn't built yet: throws for each of it.
 void check_supported(const Config& config, const KeyPlaces& places);
 

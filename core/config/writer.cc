@@ -1,9 +1,12 @@
 // dump_config and config_reference: the two visitors that write the description of the configuration.
 #include <algorithm>
 #include <cmath>
+#include <map>
+#include <set>
 
 #include "core/config/fields.h"
 #include "core/config/load.h"
+#include "core/config/reader.h"
 #include "core/config/units.h"
 
 namespace trireme {
@@ -165,14 +168,47 @@ class Reference final : public FieldVisitor {
     prefix_ = outer;
   }
 
+  // A table of the keys that only models with experts have, each with the families that know it.
+  void experts() {
+    text += "\n## model, families with experts\n\n| key | values | default | meaning |\n|---|---|---|---|\n";
+    std::map<std::string, std::string> families;
+    for (const std::string_view name : names_of(ModelFamily{})) {
+      for (const ModelKey& key : model_keys(family_named(name))) {
+        std::string& list = families[key.name];
+        list += (list.empty() ? "" : ", ") + std::string(name);
+      }
+    }
+    prefix_ = "model.";
+    for (const std::string_view name : names_of(ModelFamily{})) {
+      ModelConfig model{.family = family_named(name)};
+      if (model.family == ModelFamily::gpt2) continue;
+      Reference inner;
+      inner.prefix_ = prefix_;
+      inner.seen_ = seen_;
+      inner.families_ = &families;
+      describe(inner, model);
+      text += inner.text;
+      seen_ = inner.seen_;
+    }
+  }
+
   std::string text;
 
  private:
+  static ModelFamily family_named(std::string_view name) {
+    const Names names = names_of(ModelFamily{});
+    return static_cast<ModelFamily>(std::find(names.begin(), names.end(), name) - names.begin());
+  }
+
   void row(const FieldSpec& spec, const std::string& kind, const std::string& fallback, const std::string& doc) {
-    text += "| `" + prefix_ + spec.name + "` | " + kind + " | " + fallback + " | " + doc + " |\n";
+    if (!seen_.insert(prefix_ + spec.name).second) return;
+    const std::string who = families_ ? " (" + families_->at(spec.name) + ")" : "";
+    text += "| `" + prefix_ + spec.name + "` | " + kind + " | " + fallback + " | " + doc + who + " |\n";
   }
 
   std::string prefix_;
+  std::set<std::string> seen_;
+  const std::map<std::string, std::string>* families_ = nullptr;
 };
 
 }  // namespace
@@ -193,6 +229,7 @@ std::string config_reference() {
       "`TiB`; times `s`, `min`, `h`; integers `k`, `M`, `B`.\n`--set key=value` takes every key with its dots; "
       "`model.config: PATH` reads a Hugging Face `config.json`, single keys beside it override it.\n";
   describe(reference, config);
+  reference.experts();
   return reference.text;
 }
 

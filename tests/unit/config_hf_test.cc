@@ -186,8 +186,8 @@ TEST_F(HfConfig, RefusesByNameWhatIsNotBuilt) {
   text.replace(text.find("\"llama3\""), 8, "\"yarn\"");
   expect_refused(text, "model.rope_parameters.rope_type has an unknown value");
   text = kLlama;
-  text.replace(text.find("\"llama\""), 7, "\"qwen3_moe\"");
-  expect_refused(text, "model.model_type qwen3_moe isn't built yet");
+  text.replace(text.find("\"llama\""), 7, "\"gpt_oss\"");
+  expect_refused(text, "model.model_type gpt_oss isn't built yet");
   text = kLlama;
   text.replace(text.find("\"llama\""), 7, "\"bert\"");
   expect_refused(text, "model.model_type has an unknown value");
