@@ -42,6 +42,10 @@ const Microbatch& ModelWork::on_device(Stream& stream, int microbatch) {
   if (found == microbatches_.end()) {
     const auto i = static_cast<size_t>(microbatch);
     OnDevice added{upload(stream, host_[i], loss_sum_, grad_scale_), runners_.size()};
+    const int64_t data_degree = model_.place().mesh.data_degree();
+    added.microbatch.data_degree = data_degree;
+    added.microbatch.share = 1.0 / static_cast<double>(std::ssize(host_) * data_degree);
+    added.microbatch.num_so_far = microbatch + 1;
     if (!logits_.empty()) added.microbatch.logits = logits_[i];
     found = microbatches_.emplace(microbatch, std::move(added)).first;
   }

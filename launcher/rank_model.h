@@ -20,8 +20,10 @@ struct RankModel {
   TrainStep step;
 };
 
-// The chunks of the model on the mesh's rank, by the configured schedule.
-ModelPlace model_place(const Config& config, const Mesh& mesh, const TensorGroup& tensor);
+// The chunks of the model on the mesh's rank, by the configured schedule. Without `groups` it can't communicate beyond the
+// tensor group: for plans.
+ModelPlace model_place(const Config& config, const Mesh& mesh, const TensorGroup& tensor,
+                       const Groups* groups = nullptr);
 // What the configuration makes of a model on such a device.
 Transformer::Options model_options(const Config& config, const Device& device);
 

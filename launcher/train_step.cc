@@ -61,14 +61,16 @@ TrainStep::TrainStep(Stream& stream, const Groups& groups, Transformer& model, c
       parallel_(config.parallel),
       data_parallel_(model.units(), model.buckets(), groups, data_parallel_options(config.parallel)),
       work_(model, recompute_modes(config, model), data_parallel_),
-      optimizer_(stream, config.optimizer, static_cast<uint64_t>(config.run.seed), model.buckets()) {
+      optimizer_(stream, config.optimizer, static_cast<uint64_t>(config.run.seed), model.buckets()),
+      moe_step_(stream, model, config.moe, groups.world()) {
   sums_ = Tensor::empty(stream, {kNumSums}, DType::f64, MemoryTag::workspace);
   loss_sum_ = sums_.slice(kLossSum, kLossSum + 1);
   valid_ = Tensor::empty(stream, {1}, DType::i64, MemoryTag::workspace);
   grad_scale_ = Tensor::empty(stream, {1}, DType::f32, MemoryTag::workspace);
-  // What communicates can't be recorded.
+  // What communicates can't be recorded, and what asks the device how many rows experts get neither.
   const Mesh& mesh = groups.mesh();
-  const bool communicates = mesh.degree(Axis::tensor) > 1 || mesh.degree(Axis::pipeline) > 1 || parallel_.zero > 1;
+  const bool communicates = mesh.degree(Axis::tensor) > 1 || mesh.degree(Axis::pipeline) > 1 || parallel_.zero > 1 ||
+                            model.config().experts.num_experts > 0;
   const bool one_chunk = model.chunks().size() == 1;
   if (stream.records_graphs() && config.run.cuda_graphs != GraphUse::never && !communicates && one_chunk) {
     graphs_ = std::make_unique<MicrobatchGraphs>(stream, model.buckets(), config.run.cuda_graphs);
@@ -152,6 +154,9 @@ void TrainStep::forward_backward(std::span<const HostMicrobatch> microbatches,
   count_valid(microbatches);
   ops::inverse_count(stream_, valid_, grad_scale_);
   ops::fill(stream_, sums_, 0);
+  moe_step_.begin(stream_);
+  const HostMicrobatch& any = microbatches.front();
+  num_tokens_ = std::ssize(microbatches) * any.batch * any.sequence * groups_.mesh().data_degree();
   data_parallel_.begin_step(std::ssize(microbatches));
   if (takes_graph(microbatches.front())) {
     run_graphs(microbatches);
@@ -177,6 +182,7 @@ void TrainStep::update(double learning_rate, int64_t update) {
     sum_gradient_squares(stream_, model_.buckets(), groups_.mesh(), squares);
     reduce_sums();
     optimizer_.update(stream_, learning_rate, update, squares, loss_sum_);
+    moe_step_.finish(stream_, optimizer_.scalars().non_finite);
     data_parallel_.after_update(stream_);
   }
   readbacks_.push_back(start_readback());
@@ -193,6 +199,8 @@ TrainStep::Readback TrainStep::start_readback() {
   r.valid = to_host(valid_);
   r.grad_norm = to_host(optimizer_.scalars().grad_norm);
   r.non_finite = to_host(optimizer_.scalars().non_finite);
+  r.moe = moe_step_.start_readback(stream_);
+  r.num_tokens = num_tokens_;
   r.copied = stream_.record();
   r.exposed = std::move(exposed_);
   r.program = std::move(program_times_);
@@ -212,6 +220,7 @@ StepNumbers TrainStep::take_numbers() {
   n.is_saving = sums[kSaving] > 0;
   n.grad_norm = *r.grad_norm.data<float>();
   n.non_finite = *r.non_finite.data<int32_t>() != 0;
+  n.moe = moe_step_.read(r.moe, r.num_tokens);
   n.exposed_comm_seconds = r.exposed.seconds();
   if (r.program) n.program = r.program->read();
   n.bubble_seconds = bubble_seconds(n.program);
@@ -291,7 +300,7 @@ Tensor forward_hidden(Stream& stream, const Transformer& model, const HostMicrob
   Tensor hidden;
   const std::vector<Unit*> units = model.units();
   for (size_t i = 0; i + 1 < units.size(); ++i) {
-    Stash stash(/*keep=*/false);
+    Stash stash(Stash::Keep::nothing);
     hidden = units[i]->forward(stream, microbatch, hidden, stash);
   }
   return hidden;

@@ -13,6 +13,7 @@
 #include "core/config/config.h"
 #include "launcher/microbatch.h"
 #include "launcher/model_work.h"
+#include "launcher/moe_step.h"
 #include "models/transformer.h"
 #include "optim/optimizer.h"
 #include "parallel/groups.h"
@@ -40,6 +41,7 @@ struct StepNumbers {
   int64_t valid_tokens = 0;         // of the global batch
   double exposed_comm_seconds = 0;  // the step was blocked by the reduction of gradients
   double bubble_seconds = 0;        // the step was blocked by other pipeline stages
+  MoeNumbers moe = {};              // of models with experts
   std::vector<TimedAction> program = {};  // this rank's computations, where there are several stages; seconds
 };
 
@@ -85,6 +87,8 @@ class TrainStep {
     Tensor valid;       // i64 [1]
     Tensor grad_norm;   // f32 [1]
     Tensor non_finite;  // i32 [1]
+    MoeStep::Readback moe;
+    int64_t num_tokens = 0;  // of the global batch, on the host
     std::unique_ptr<Event> copied;
     ExposedTime exposed;
     std::unique_ptr<ProgramTimes> program;  // where there are several stages
@@ -107,6 +111,8 @@ class TrainStep {
   std::map<std::pair<int64_t, bool>, Schedule> schedules_;  // by microbatches and forward_only
   std::unique_ptr<MicrobatchGraphs> graphs_;                // none where microbatches run as they come
   Optimizer optimizer_;
+  MoeStep moe_step_;
+  int64_t num_tokens_ = 0;  // of the step's global batch
   // On the device; over the world once reduced.
   Tensor sums_;          // f64 [kNumSums]: losses, squares of gradients, ranks with news
   Tensor loss_sum_;      // f64 [1], a part of `sums_`

@@ -3,6 +3,7 @@
 #include "core/ops/elementwise.h"
 #include "models/attention.h"
 #include "models/mlp.h"
+#include "models/moe/moe_mlp.h"
 #include "models/parameter_names.h"
 
 namespace trireme {
@@ -35,16 +36,27 @@ ops::NormStats get_stats(const Stash& stash, int mean_slot, int rstd_slot) {
   return {stash.has(mean_slot) ? stash.get(mean_slot) : Tensor{}, stash.get(rstd_slot)};
 }
 
+// The layer's number among those with experts.
+int64_t moe_layer(const ModelConfig& config, int64_t layer) {
+  int64_t before = 0;
+  for (int64_t i = 0; i < layer; ++i) before += config.has_experts(i);
+  return before;
+}
+
 }  // namespace
 
 TransformerBlock::TransformerBlock(const ModelConfig& config, int64_t layer, Tensor rotary_table,
-                                   const TensorGroup& tensor)
+                                   const TensorGroup& tensor, const MoeSetup& moe)
     : name_("layer " + std::to_string(layer)) {
   const ParameterNames names(config.family, layer);
   norm1_ = make_norm(names.norm1, config.hidden_size, config, tensor.sequence());
   attention_ = std::make_unique<GroupedQueryAttention>(config, names, std::move(rotary_table), tensor);
   norm2_ = make_norm(names.norm2, config.hidden_size, config, tensor.sequence());
-  feed_forward_ = std::make_unique<Mlp>(config, MlpNames{names.gate, names.up, names.down}, config.ffn_size, tensor);
+  if (config.has_experts(layer)) {
+    feed_forward_ = std::make_unique<MoeMlp>(config, names, moe_layer(config, layer), moe);
+  } else {
+    feed_forward_ = std::make_unique<Mlp>(config, names.mlp, config.ffn_size, tensor);
+  }
 }
 
 std::vector<Weight*> TransformerBlock::weights() {

@@ -3,7 +3,7 @@
 //   h = x + attention(norm1(x))
 //   y = h + feed_forward(norm2(h))
 //
-// The norms are RMS norms, GPT-2's layer norms. What the halves are, the configuration says: attention.h, mlp.h.
+// The norms are RMS norms, GPT-2's layer norms. What the halves are, the configuration says: attention.h, mlp.h, moe/moe_mlp.h.
 #pragma once
 
 #include <memory>
@@ -12,6 +12,7 @@
 #include "core/config/config.h"
 #include "models/block_half.h"
 #include "models/layers.h"
+#include "models/moe/setup.h"
 #include "parallel/tensor_group.h"
 
 namespace trireme {
@@ -19,7 +20,8 @@ namespace trireme {
 class TransformerBlock final : public Unit {
  public:
   // `rotary_table` f32 [max_positions, D] (see ops/rotary.h), undefined without rotary; shared by all blocks.
-  TransformerBlock(const ModelConfig& config, int64_t layer, Tensor rotary_table, const TensorGroup& tensor);
+  TransformerBlock(const ModelConfig& config, int64_t layer, Tensor rotary_table, const TensorGroup& tensor,
+                   const MoeSetup& moe);
 
   const std::string& name() const override { return name_; }
   std::vector<Weight*> weights() override;

@@ -10,13 +10,6 @@
 
 namespace trireme {
 
-// What the matrices of a feed-forward network are called, without ".weight".
-struct MlpNames {
-  std::string gate;  // SwiGLU only
-  std::string up;
-  std::string down;
-};
-
 class Mlp final : public BlockHalf {
  public:
   // Each rank of `tensor` has its share of the width F = `ffn_size`, padded to multiples of 8.

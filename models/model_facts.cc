@@ -95,9 +95,9 @@ NameMap hugging_face_names(const ModelConfig& c) {
     }
     b.linear(n.o, c.hidden_size, q_rows, gpt2);
     b.norm(n.norm2, c.hidden_size, layer_norm);
-    if (!gpt2) b.linear(n.gate, c.ffn_size, c.hidden_size, false);
-    b.linear(n.up, c.ffn_size, c.hidden_size, gpt2);
-    b.linear(n.down, c.hidden_size, c.ffn_size, gpt2);
+    if (!gpt2) b.linear(n.mlp.gate, c.ffn_size, c.hidden_size, false);
+    b.linear(n.mlp.up, c.ffn_size, c.hidden_size, gpt2);
+    b.linear(n.mlp.down, c.hidden_size, c.ffn_size, gpt2);
   }
   b.norm(ParameterNames::final_norm(c.family), c.hidden_size, layer_norm);
   if (!c.tie_embeddings) b.same(ParameterNames::head(c.family) + ".weight", {c.vocab_size, c.hidden_size});

@@ -30,7 +30,12 @@ Weight make_table(const ModelConfig& config, const ModelPlace& place) {
 
 }  // namespace
 
-ModelUnits::ModelUnits(const ModelConfig& config, const ModelPlace& place, const Tensor& rotary) {
+ModelUnits::ModelUnits(const ModelConfig& config, const ModelPlace& place, const Tensor& rotary, const MoeConfig& moe,
+                       MoeStats* stats) {
+  MoeSetup setup = MoeSetup::of(moe, place.mesh, place.tensor);
+  setup.dispatch = place.dispatch;
+  setup.data = place.data;
+  setup.stats = stats;
   for (const int chunk : place.chunks) {
     ModelChunk& added = chunks.emplace_back();
     added.chunk = chunk;
@@ -42,7 +47,7 @@ ModelUnits::ModelUnits(const ModelConfig& config, const ModelPlace& place, const
     added.first_layer = layer;
     added.num_layers = layers_of(config, place, chunk);
     for (const int64_t end = layer + added.num_layers; layer < end; ++layer) {
-      units.push_back(std::make_unique<TransformerBlock>(config, layer, rotary, place.tensor));
+      units.push_back(std::make_unique<TransformerBlock>(config, layer, rotary, place.tensor, setup));
     }
     if (chunk == num_chunks(place) - 1) add_head(config, place);
     added.num_units = units.size() - added.first_unit;

@@ -11,7 +11,9 @@ namespace trireme {
 
 // Stays where it was made: units point into it.
 struct ModelUnits {
-  ModelUnits(const ModelConfig& config, const ModelPlace& place, const Tensor& rotary);
+  // `stats`: where layers with experts count; nullptr: nowhere.
+  ModelUnits(const ModelConfig& config, const ModelPlace& place, const Tensor& rotary, const MoeConfig& moe = {},
+             MoeStats* stats = nullptr);
   ModelUnits(const ModelUnits&) = delete;
   ModelUnits& operator=(const ModelUnits&) = delete;
 

@@ -14,8 +14,7 @@ ParameterNames::ParameterNames(ModelFamily family, int64_t layer) {
     v = block + ".attn.v";
     o = block + ".attn.c_proj";
     norm2 = block + ".ln_2";
-    up = block + ".mlp.c_fc";
-    down = block + ".mlp.c_proj";
+    mlp = {"", block + ".mlp.c_fc", block + ".mlp.c_proj"};
     return;
   }
   const std::string block = "model.layers." + i;
@@ -27,9 +26,22 @@ ParameterNames::ParameterNames(ModelFamily family, int64_t layer) {
   k_norm = block + ".self_attn.k_norm";
   o = block + ".self_attn.o_proj";
   norm2 = block + ".post_attention_layernorm";
-  gate = block + ".mlp.gate_proj";
-  up = block + ".mlp.up_proj";
-  down = block + ".mlp.down_proj";
+  const auto below = [](const std::string& place) {
+    return MlpNames{place + ".gate_proj", place + ".up_proj", place + ".down_proj"};
+  };
+  const std::string ffn = block + (family == ModelFamily::mixtral ? ".block_sparse_moe" : ".mlp");
+  mlp = below(block + ".mlp");
+  router = ffn + ".gate";
+  score_bias = router + ".e_score_correction_bias";
+  experts_ = ffn + ".experts";
+  of_expert_ = family == ModelFamily::mixtral ? MlpNames{".w1", ".w3", ".w2"} : below("");
+  shared = below(ffn + (family == ModelFamily::qwen2_moe ? ".shared_expert" : ".shared_experts"));
+  shared_gate = ffn + ".shared_expert_gate";
+}
+
+MlpNames ParameterNames::expert(int64_t e) const {
+  const std::string place = experts_ + "." + std::to_string(e);
+  return {place + of_expert_.gate, place + of_expert_.up, place + of_expert_.down};
 }
 
 std::string ParameterNames::embedding(ModelFamily family) {
@@ -66,6 +78,11 @@ Parameter make_bias(const std::string& name, int64_t size) {
 }
 Parameter make_norm_weight(const std::string& name, int64_t size) {
   return make(name + ".weight", {size}, Role::norm, {Initializer::Kind::constant, 1.0});
+}
+Parameter make_buffer(const std::string& name, int64_t size) {
+  Parameter buffer = make(name, {size}, Role::buffer, {Initializer::Kind::constant, 0.0});
+  buffer.gradient_placement = {};
+  return buffer;
 }
 
 NormLayer make_norm(const std::string& name, int64_t size, const ModelConfig& config, bool tokens_are_cut) {

@@ -10,7 +10,9 @@ Transformer::Transformer(Stream& stream, const ModelConfig& config, const Option
     : config_(config),
       place_(place),
       compute_(options.compute),
-      units_(std::make_unique<ModelUnits>(config, place, make_rotary_table(stream, config, options.max_sequence))) {
+      moe_stats_(stream, config),
+      units_(std::make_unique<ModelUnits>(config, place, make_rotary_table(stream, config, options.max_sequence),
+                                          options.moe, &moe_stats_)) {
   // A bucket for each unit, or one for each kind of its weights; tables in buckets of their own, since they may be tied.
   for (const auto& unit : units_->units) {
     std::vector<Weight*> rest;
@@ -74,6 +76,22 @@ std::vector<Unit*> Transformer::units() const {
 }
 
 const std::vector<ModelChunk>& Transformer::chunks() const { return units_->chunks; }
+
+std::vector<std::pair<int64_t, Weight*>> Transformer::score_biases() const {
+  std::vector<std::pair<int64_t, Weight*>> list;
+  for (const ModelChunk& chunk : units_->chunks) {
+    int64_t moe_layer = 0;
+    for (int64_t layer = 0; layer < chunk.first_layer; ++layer) moe_layer += config_.has_experts(layer);
+    for (int64_t i = 0; i < chunk.num_layers; ++i) {
+      if (!config_.has_experts(chunk.first_layer + i)) continue;
+      for (Weight* weight : units_->units[chunk.first_block + static_cast<size_t>(i)]->weights()) {
+        if (weight->parts.front().is_buffer()) list.emplace_back(moe_layer, weight);
+      }
+      ++moe_layer;
+    }
+  }
+  return list;
+}
 
 LossHead* Transformer::head() const { return units_->head; }
 

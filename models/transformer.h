@@ -8,6 +8,7 @@
 
 #include "core/config/config.h"
 #include "models/loss_head.h"
+#include "models/moe/stats.h"
 #include "parallel/name_map.h"
 #include "parallel/tensor_group.h"
 #include "parallel/unit.h"
@@ -20,6 +21,8 @@ namespace trireme {
 struct ModelPlace {
   Mesh mesh = Mesh({}, 0);
   TensorGroup tensor = {};
+  Communicator* dispatch = nullptr;  // of experts, over expert_tensor and expert; none where that is one rank
+  Communicator* data = nullptr;      // over both data axes; likewise
   std::vector<int64_t> layers_of_chunk = {};  // none: one chunk of all layers
   std::vector<int> chunks = {0};              // on this rank, ascending
 };
@@ -46,6 +49,7 @@ class Transformer {
     int zero = 0;               // parallel.zero, over the data_shard axis of the place's mesh (experts: expert_shard)
     bool with_optimizer_states = true;
     bool with_master = true;  // fp32 master weights beside bf16 ones
+    MoeConfig moe = {};       // how experts are trained
 
     Bucket::Options buckets()
         const;  // of the whole run; parallel/zero/weight_groups.h makes those of one bucket of them
@@ -65,6 +69,10 @@ class Transformer {
   const std::vector<ModelChunk>& chunks() const;
   std::vector<Bucket*> buckets() const;
   LossHead* head() const;  // nullptr on ranks without the last chunk
+  MoeStats& moe_stats() { return moe_stats_; }
+  // The selection biases of layers with experts on this rank (ExpertsConfig::score_bias), by the layer's number among
+  // those of the whole model.
+  std::vector<std::pair<int64_t, Weight*>> score_biases() const;
   // Every parameter on this rank once, with its bucket, in the order of the units.
   const std::vector<ParameterRef>& parameters() const { return parameters_; }
 
@@ -75,6 +83,7 @@ class Transformer {
   ModelConfig config_;
   ModelPlace place_;
   DType compute_;
+  MoeStats moe_stats_;
   std::unique_ptr<ModelUnits> units_;
   std::vector<std::unique_ptr<Bucket>> buckets_;
   std::vector<ParameterRef> parameters_;

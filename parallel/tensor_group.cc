@@ -41,6 +41,13 @@ TensorGroup TensorGroup::planned(int64_t size, int64_t rank, bool sequence) {
   return group;
 }
 
+TensorGroup TensorGroup::cut_along_tokens() const {
+  TensorGroup group = *this;
+  group.sequence_ = size_ > 1;
+  group.num_chunks_ = 1;
+  return group;
+}
+
 Communicator& TensorGroup::comm() const {
   TRIREME_CHECK(comm_ != nullptr && size_ > 1, "a tensor group of one doesn't communicate");
   return *comm_;

@@ -29,9 +29,9 @@ Experts::Experts(const ModelConfig& config, const Names& names, const MoeSetup& 
   const int64_t first = num_local * setup.expert_coordinate;
   for (int64_t e = first; e < first + num_local; ++e) {
     const MlpNames of_expert = names(e);
-    up_.parts.push_back(expert_parameter(make_matrix(of_expert.gate, ffn, hidden, std), /*split_dim=*/0));
-    up_.parts.push_back(expert_parameter(make_matrix(of_expert.up, ffn, hidden, std), 0));
-    down_.parts.push_back(expert_parameter(make_matrix(of_expert.down, hidden, ffn, residual_std(config)), 1));
+    up_.parts.push_back(expert_parameter(make_matrix(of_expert.gate, ffn, hidden, std), /*dim=*/0, kTensorGranule));
+    up_.parts.push_back(expert_parameter(make_matrix(of_expert.up, ffn, hidden, std), 0, kTensorGranule));
+    down_.parts.push_back(expert_parameter(make_matrix(of_expert.down, hidden, ffn, residual_std(config)), 1, kTensorGranule));
   }
 }
 

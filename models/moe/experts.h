@@ -9,8 +9,9 @@
 #include <functional>
 
 #include "core/ops/grouped_linear.h"
-#include "models/mlp.h"
 #include "models/moe/setup.h"
+#include "models/parameter_names.h"
+#include "parallel/stash.h"
 
 namespace trireme {
 
