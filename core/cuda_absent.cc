@@ -70,6 +70,9 @@ void embedding_forward(Stream&, const Tensor&, const Tensor&, const ops::Vocabul
   absent();
 }
 void embedding_backward(Stream&, const Tensor&, const ops::VocabularyPart&, const Tensor&, Tensor&, bool) { absent(); }
+void grouped_linear_forward(Stream&, const Tensor&, const Tensor&, ops::RowOffsets, Tensor&) { absent(); }
+void grouped_linear_backward_input(Stream&, const Tensor&, const Tensor&, ops::RowOffsets, Tensor&) { absent(); }
+void grouped_linear_backward_weight(Stream&, const Tensor&, const Tensor&, ops::RowOffsets, Tensor&, bool) { absent(); }
 void linear_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, Tensor&) { absent(); }
 void linear_add_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, Tensor&) { absent(); }
 void linear_backward_input(Stream&, const Tensor&, const Tensor&, Tensor&, bool) { absent(); }
