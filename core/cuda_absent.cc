@@ -70,6 +70,15 @@ void embedding_forward(Stream&, const Tensor&, const Tensor&, const ops::Vocabul
   absent();
 }
 void embedding_backward(Stream&, const Tensor&, const ops::VocabularyPart&, const Tensor&, Tensor&, bool) { absent(); }
+void pack_latent_heads(Stream&, const ops::LatentHeads&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                       const Tensor&, Tensor&) {
+  absent();
+}
+void unpack_latent_heads(Stream&, const ops::LatentHeads&, const Tensor&, const Tensor&, const Tensor&, Tensor&,
+                         Tensor&, Tensor&) {
+  absent();
+}
+void resize_heads(Stream&, const Tensor&, int64_t, Tensor&) { absent(); }
 void grouped_linear_forward(Stream&, const Tensor&, const Tensor&, ops::RowOffsets, Tensor&) { absent(); }
 void grouped_linear_backward_input(Stream&, const Tensor&, const Tensor&, ops::RowOffsets, Tensor&) { absent(); }
 void grouped_linear_backward_weight(Stream&, const Tensor&, const Tensor&, ops::RowOffsets, Tensor&, bool) { absent(); }
