@@ -8,6 +8,7 @@
 #include "core/ops/adamw.h"
 #include "core/ops/attention.h"
 #include "core/ops/norm.h"
+#include "core/ops/router.h"
 #include "core/ops/vocabulary_part.h"
 #include "core/tensor/tensor.h"
 
