@@ -91,18 +91,33 @@ void add_balance(const float* by_p, float mean, float factor, float* gradient, i
   for (int64_t i = 0; i < n; ++i) gradient[i] += (by_p[i] - mean) * factor;
 }
 
+// In fp64: weights that are divided by their sum depend on differences of scores alone, and where one is near 1, what
+// is left of its gradient would be the rounding of fp32.
+void add_weight_gradient(const float* score, const ops::WeightRule& rule, const ScoreGradient& by, float* gradient) {
+  double inverse = 1;
+  double mean = 0;
+  if (rule.normalize) {
+    double sum = 1e-20;
+    for (int64_t k = 0; k < by.slots; ++k) {
+      if (by.chosen[k] < 0) continue;
+      const double s = static_cast<double>(score[by.chosen[k]]);
+      sum += s;
+      mean += static_cast<double>(by.dweights[k]) * s;
+    }
+    inverse = 1 / sum;
+    mean *= inverse;
+  }
+  const double factor = static_cast<double>(rule.scaling) * inverse;
+  for (int64_t k = 0; k < by.slots; ++k) {
+    if (by.chosen[k] < 0) continue;
+    gradient[by.chosen[k]] += static_cast<float>((static_cast<double>(by.dweights[k]) - mean) * factor);
+  }
+}
+
 void score_gradient(const float* score, int64_t choices, Scoring scoring, const ops::WeightRule& rule,
                     const ScoreGradient& by, float* gradient) {
   std::fill(gradient, gradient + choices, 0.0f);
-  const float divisor = divisor_of(score, by.chosen, by.slots, rule.normalize);
-  // Of the weights' sum, which doesn't change when all scores grow alike.
-  float mean = 0;
-  for (int64_t k = 0; k < by.slots && rule.normalize; ++k) {
-    if (by.chosen[k] >= 0) mean += by.dweights[k] * (score[by.chosen[k]] / divisor);
-  }
-  for (int64_t k = 0; k < by.slots; ++k) {
-    if (by.chosen[k] >= 0) gradient[by.chosen[k]] += rule.scaling * ((by.dweights[k] - mean) / divisor);
-  }
+  add_weight_gradient(score, rule, by, gradient);
   if (by.balance == nullptr) return;
   if (scoring == Scoring::softmax) return add_balance(by.balance, 0.0f, 1.0f, gradient, choices);
   const float factor = 1.0f / sum_of_row(score, choices);

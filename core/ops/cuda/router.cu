@@ -161,21 +161,29 @@ struct Backward {
 };
 
 // Lane i writes and reads the gradients i, i + 32, … of a token's scores; slots one after another, as two may name one.
+// In fp64: weights that are divided by their sum depend on differences of scores alone, and where one is near 1, what
+// is left of its gradient would be the rounding of fp32.
 __device__ void add_weight_gradient(const Weights& args, int64_t row, float* gradient, int lane) {
   const float* score = args.scores + row * args.choices;
   const int32_t* chosen = args.experts + row * args.slots;
   const float* by_weight = args.dweights + row * args.slots;
-  const float divisor = divisor_of(score, chosen, args.slots, args.rule.normalize, lane);
-  float mean = 0;
+  double inverse = 1;
+  double mean = 0;
   if (args.rule.normalize) {
+    double sum = 0;
     for (int64_t k = lane; k < args.slots; k += kWarp) {
-      if (chosen[k] >= 0) mean += by_weight[k] * (score[chosen[k]] / divisor);
+      if (chosen[k] < 0) continue;
+      const double s = score[chosen[k]];
+      sum += s;
+      mean += by_weight[k] * s;
     }
-    mean = warp_sum(mean);
+    inverse = 1 / (warp_sum(sum) + 1e-20);
+    mean = warp_sum(mean) * inverse;
   }
+  const double factor = args.rule.scaling * inverse;
   for (int64_t k = 0; k < args.slots; ++k) {
     const int32_t e = chosen[k];
-    if (e >= 0 && e % kWarp == lane) gradient[e] += args.rule.scaling * ((by_weight[k] - mean) / divisor);
+    if (e >= 0 && e % kWarp == lane) gradient[e] += static_cast<float>((by_weight[k] - mean) * factor);
   }
 }
 
