@@ -143,7 +143,9 @@ Course train(const ExpertToyOptions& options, const std::string& save_to = {}) {
     }
     collected.add(rank);
     if (save_to.empty()) return;
-    CheckpointSaver saver(rank.buckets, rank.mesh, world, rank.stream(), rank.copy_stream(), {.run_dir = save_to});
+    CheckpointSaver::Options saving{.run_dir = save_to};
+    for (const Parameter& p : rank.all) saving.parameters.push_back(p.name);
+    CheckpointSaver saver(rank.buckets, rank.mesh, world, rank.stream(), rank.copy_stream(), saving);
     saver.rehearse();
     saver.begin({.step = 1, .config_yaml = "a: 1"}, rank.stream());
     EXPECT_EQ(saver.settle(), "");
@@ -257,6 +259,21 @@ TEST(ExpertAxes, ACheckpointOfOneLayoutIsLoadedInAnother) {
       if (HasFailure()) return;
     }
   }
+}
+
+// What no rank has in its buckets, no box tells of.
+TEST(ExpertAxes, ASaveThatLacksAnExpertFails) {
+  const TempDir dir;
+  const ExpertToyOptions options{.degrees = {.data_shard = 2, .expert = 2}, .stage = 1};
+  run_thread_ranks(2, [&](Communicator& world) {
+    ExpertToyRank rank(world, options, /*seed=*/7);
+    CheckpointSaver saver(rank.buckets, rank.mesh, world, rank.stream(), rank.copy_stream(),
+                          {.run_dir = dir / "run", .parameters = {"layers.0.norm", "layers.0.experts.12.up"}});
+    saver.rehearse();
+    saver.begin({.step = 1, .config_yaml = "a: 1"}, rank.stream());
+    EXPECT_NE(saver.settle().find("no rank holds layers.0.experts.12.up"), std::string::npos);
+  });
+  EXPECT_FALSE(std::filesystem::exists(dir / "run/checkpoints/step-00000001"));
 }
 
 }  // namespace
