@@ -123,6 +123,7 @@ void Trainer::make_saver() {
   CheckpointSaver::Options options;
   options.run_dir = config_.run.dir;
   options.host_buffer_bytes = config_.checkpoint.host_buffer_bytes;
+  for (const Parameter& parameter : model_->state.parameters()) options.parameters.push_back(parameter.name);
   options.keep_last = config_.checkpoint.keep_last;
   options.keep_every = config_.checkpoint.keep_every;
   options.files = &files_;
