@@ -77,6 +77,10 @@ Tensor Router::decide(Stream& stream, const Microbatch& microbatch, const Tensor
   const Tensor chosen = chooser_->choose(stream, choice);
   stash.put_always(kExperts, chosen);
   if (!microbatch.with_gradients) return chosen;
+  if (stats_ != nullptr && stats_->watch() != nullptr) {
+    stats_->watch()->saw(stream, layer_, microbatch, rows_.first_row(microbatch.num_tokens()), scores, bias_.value,
+                         chosen);
+  }
   if (stats_ != nullptr) {
     Tensor counts = stats_->counts_of(layer_);
     Tensor sums = stats_->token_sums_of(layer_);

@@ -5,6 +5,7 @@
 
 #include "core/config/config.h"
 #include "core/tensor/tensor.h"
+#include "models/moe/routing_watch.h"
 
 namespace trireme {
 
@@ -29,6 +30,10 @@ class MoeStats {
   // f64 [2] over tokens: Σ logsumexp(logits)², Σ entropy of the probabilities in nats.
   Tensor token_sums_of(int64_t layer) const { return sums_.flat_slice(layer * kNumSums + kSquaredLogSum, {2}); }
 
+  // Who sees the decisions of this rank's routers; nullptr: nobody.
+  void set_watch(RoutingWatch* watch) { watch_ = watch; }
+  RoutingWatch* watch() const { return watch_; }
+
   Tensor& counts() { return counts_; }  // i64 [layers, E + 1]
   Tensor& sums() { return sums_; }      // f64 [layers, kNumSums]
 
@@ -39,6 +44,7 @@ class MoeStats {
   int64_t num_choices_ = 0;
   Tensor counts_;
   Tensor sums_;
+  RoutingWatch* watch_ = nullptr;
 };
 
 }  // namespace trireme
