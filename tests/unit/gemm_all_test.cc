@@ -109,7 +109,7 @@ TEST(GemmAll, ManySizesAtOnce) {
                           {1, 200, 100, kNo, kYes, in, out, beta},
                           {0, 200, 100, kNo, kYes, in, out, beta},
                           {130, 70, 65, kNo, kNo, in, out, beta},
-                          {300, 129, 100, kYes, kNo, in, out, beta},
+                          {330, 129, 100, kYes, kNo, in, out, beta},
                           {64, 64, 0, kYes, kNo, in, out, beta},
                           {65, 127, 7, kYes, kYes, in, out, beta}});
       }
