@@ -20,6 +20,7 @@ void load_hugging_face(const SafetensorsReader& reader, const NameMap& map, Stre
     TRIREME_CHECK(found != entries.end(), "a parameter that the table lacks: " + parameter.name);
     const NameMapEntry& entry = map.entries[found->second];
     const std::string& name = names[found->second];
+    if (name.empty()) return std::fill(out.begin(), out.end(), 0.0f);
     const Box theirs = to_hugging_face(entry, box);
     if (!is_turned(entry)) return read_box(reader, name, theirs, out);
     turned.resize(out.size());

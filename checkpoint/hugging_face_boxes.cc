@@ -130,6 +130,10 @@ std::vector<std::string> match_hugging_face(const SafetensorsReader& reader, con
   std::set<std::string> used;
   for (const NameMapEntry& entry : map.entries) {
     const std::string name = stored_name(reader, map, entry.hf_name);
+    if (entry.is_buffer && !reader.contains(name)) {
+      names.emplace_back();
+      continue;
+    }
     const Shape found = shape_of(reader.spec(name));
     if (!(found == entry.hf_shape)) {
       throw DataError({.what = "tensor " + name + " has another shape than the model",
@@ -143,7 +147,9 @@ std::vector<std::string> match_hugging_face(const SafetensorsReader& reader, con
   }
   for (const std::string& name : reader.names()) {
     const bool ignored = std::any_of(map.ignored_suffixes.begin(), map.ignored_suffixes.end(),
-                                     [&](const std::string& suffix) { return name.ends_with(suffix); });
+                                     [&](const std::string& suffix) { return name.ends_with(suffix); }) ||
+                         std::any_of(map.ignored_prefixes.begin(), map.ignored_prefixes.end(),
+                                     [&](const std::string& prefix) { return name.starts_with(prefix); });
     if (used.contains(name) || ignored) continue;
     throw DataError(
         {.what = "tensor " + name + " is none of this model's", .where = reader.file_of(name), .hint = kHint});

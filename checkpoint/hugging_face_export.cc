@@ -49,7 +49,7 @@ OutputTensor plan_tensor(const CheckpointReader& reader, const HuggingFaceGroup&
     if (stored.dtype != FileDType::bf16) out.spec.dtype = FileDType::f32;
     out.stored.push_back(&stored);
   }
-  if (wanted) out.spec.dtype = *wanted;
+  if (wanted && !group.parts.front()->is_buffer) out.spec.dtype = *wanted;
   return out;
 }
 

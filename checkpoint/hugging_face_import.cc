@@ -15,7 +15,7 @@ namespace {
 // A parameter of ours, and where it comes from.
 struct InputTensor {
   const NameMapEntry* entry;
-  std::string name;  // of the tensor in the files
+  std::string name;  // of the tensor in the files; none: zeros
   Shape shape;       // ours
   FileDType from;
   FileDType to;
@@ -36,9 +36,9 @@ std::vector<InputTensor> plan_tensors(const SafetensorsReader& reader, const Nam
   for (size_t i = 0; i < names.size(); ++i) {
     const NameMapEntry& entry = map.entries[i];
     TRIREME_CHECK(shapes.contains(entry.parameter), "a parameter that the model lacks: " + entry.parameter);
-    const FileDType from = reader.spec(names[i]).dtype;
-    tensors.push_back(
-        {&entry, names[i], shapes[entry.parameter], from, from == FileDType::bf16 ? FileDType::bf16 : FileDType::f32});
+    const FileDType from = names[i].empty() ? FileDType::f32 : reader.spec(names[i]).dtype;
+    const bool narrow = from == FileDType::bf16 && !entry.is_buffer;
+    tensors.push_back({&entry, names[i], shapes[entry.parameter], from, narrow ? FileDType::bf16 : FileDType::f32});
   }
   return tensors;
 }
@@ -71,7 +71,9 @@ void copy_tensor(const SafetensorsReader& reader, const InputTensor& tensor, int
   for_each_piece(tensor.shape, piece_bytes / width, [&](const Box& box) {
     const Box theirs = to_hugging_face(*tensor.entry, box);
     piece.resize(static_cast<size_t>(box.numel() * width));
-    if (tensor.from == tensor.to) {
+    if (tensor.name.empty()) {
+      std::fill(piece.begin(), piece.end(), std::byte{0});
+    } else if (tensor.from == tensor.to) {
       read_box(reader, tensor.name, theirs, std::span<std::byte>(piece));
     } else {
       read_box(reader, tensor.name, theirs,

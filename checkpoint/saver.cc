@@ -4,6 +4,8 @@
 #include <chrono>
 #include <filesystem>
 #include <new>
+#include <set>
+#include <string_view>
 #include <system_error>
 
 #include "checkpoint/directory.h"
@@ -152,6 +154,13 @@ void CheckpointSaver::put_in_place(const std::vector<std::string>& shares) const
   manifest.config_yaml = state_.config_yaml;
   for (const std::string& share : shares) add_share(manifest, share.substr(1));
   check_cover(manifest);
+  std::set<std::string_view> written;
+  for (const StoredTensor& tensor : manifest.tensors) written.insert(tensor.name);
+  for (const std::string& name : options_.parameters) {
+    if (!written.contains(name)) {
+      throw BugError({.what = "a checkpoint was not written whole: no rank holds " + name});
+    }
+  }
   write_manifest(files, temporary, manifest);  // brings the directory's names to the disk, too
   files.rename(temporary, path);
   try {

@@ -35,6 +35,7 @@ class CheckpointSaver {
   struct Options {
     std::string run_dir;
     int64_t host_buffer_bytes = int64_t{4} << 30;  // bound of the snapshot in host memory
+    std::vector<std::string> parameters = {};      // names, of the whole model; a save without one of them fails
     int64_t keep_last = 0;                         // prune_checkpoints
     int64_t keep_every = 0;
     FileSystem* files = &local_files();

@@ -70,6 +70,18 @@ void embedding_forward(Stream&, const Tensor&, const Tensor&, const ops::Vocabul
   absent();
 }
 void embedding_backward(Stream&, const Tensor&, const ops::VocabularyPart&, const Tensor&, Tensor&, bool) { absent(); }
+void pack_latent_heads(Stream&, const ops::LatentHeads&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                       const Tensor&, Tensor&) {
+  absent();
+}
+void unpack_latent_heads(Stream&, const ops::LatentHeads&, const Tensor&, const Tensor&, const Tensor&, Tensor&,
+                         Tensor&, Tensor&) {
+  absent();
+}
+void resize_heads(Stream&, const Tensor&, int64_t, Tensor&) { absent(); }
+void grouped_linear_forward(Stream&, const Tensor&, const Tensor&, ops::RowOffsets, Tensor&) { absent(); }
+void grouped_linear_backward_input(Stream&, const Tensor&, const Tensor&, ops::RowOffsets, Tensor&) { absent(); }
+void grouped_linear_backward_weight(Stream&, const Tensor&, const Tensor&, ops::RowOffsets, Tensor&, bool) { absent(); }
 void linear_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, Tensor&) { absent(); }
 void linear_add_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, Tensor&) { absent(); }
 void linear_backward_input(Stream&, const Tensor&, const Tensor&, Tensor&, bool) { absent(); }
@@ -78,6 +90,14 @@ void linear_gelu_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, o
   absent();
 }
 void linear_gelu_backward_input(Stream&, const Tensor&, const Tensor&, const Tensor&, ops::Gelu, Tensor&) { absent(); }
+void sort_by_expert(Stream&, const Tensor&, int64_t, Tensor&, Tensor&, Tensor&) { absent(); }
+void gather_rows(Stream&, const Tensor&, const Tensor&, int64_t, Tensor&) { absent(); }
+void sum_rows(Stream&, const Tensor&, const Tensor&, Tensor&, bool) { absent(); }
+void shift_positions(Stream&, const Tensor&, const Tensor&, const Tensor&, Tensor&) { absent(); }
+void add_scaled_rows(Stream&, const Tensor&, const Tensor&, Tensor&) { absent(); }
+void row_dots(Stream&, const Tensor&, const Tensor&, Tensor&) { absent(); }
+void weighted_swiglu_forward(Stream&, const Tensor&, const Tensor&, Tensor&) { absent(); }
+void weighted_swiglu_backward(Stream&, const Tensor&, const Tensor&, const Tensor&, Tensor&, Tensor&) { absent(); }
 void export_gemm_algorithms(Stream&, std::string&) { absent(); }
 void import_gemm_algorithms(Stream&, const std::string&, bool&) { absent(); }
 void norm_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, float, Tensor&, ops::NormStats&) { absent(); }
@@ -97,5 +117,18 @@ void qk_norm_backward(Stream&, Tensor&, const Tensor&, const Tensor&, const Tens
   absent();
 }
 void rotary(Stream&, Tensor&, const Tensor&, const Tensor&, int64_t, int64_t, bool) { absent(); }
+void router_scores(Stream&, const Tensor&, ops::Scoring, Tensor&) { absent(); }
+void choose_top_k(Stream&, const Tensor&, const Tensor&, const ops::TopKRule&, Tensor&) { absent(); }
+void route_weights(Stream&, const Tensor&, const Tensor&, const ops::WeightRule&, Tensor&) { absent(); }
+void router_statistics(Stream&, const Tensor&, const Tensor&, ops::Scoring, const Tensor&, const ops::TokenStretches&,
+                       Tensor&, Tensor&, Tensor&) {
+  absent();
+}
+void balance_loss(Stream&, const Tensor&, const Tensor&, const Tensor&, double, Tensor&, Tensor&) { absent(); }
+void router_backward(Stream&, const Tensor&, const Tensor&, ops::Scoring, const Tensor&, const ops::WeightRule&,
+                     const Tensor&, const Tensor&, const ops::TokenStretches&, float, Tensor&) {
+  absent();
+}
+void update_balance_bias(Stream&, const Tensor&, float, const Tensor&, Tensor&) { absent(); }
 
 }  // namespace trireme::cuda

@@ -140,6 +140,7 @@ void report_gpus(Report& report) {
   report.line(nvcc.empty() ? Health::note : Health::good, "CUDA toolkit", nvcc.empty() ? "no nvcc" : nvcc,
               nvcc.empty() ? "to build for GPUs: apt-get install nvidia-cuda-toolkit, or NVIDIA's cuda-toolkit" : "");
   for (const auto& [library, use] : {std::pair{cuda::GpuLibrary::cublaslt, "to train on a GPU"},
+                                     std::pair{cuda::GpuLibrary::cublas, "for faster mixtures of experts"},
                                      std::pair{cuda::GpuLibrary::nccl, "for several GPUs"},
                                      std::pair{cuda::GpuLibrary::cudnn, "for faster attention"}}) {
     const cuda::LibraryInfo info = cuda::library_info(library);

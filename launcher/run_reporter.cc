@@ -52,6 +52,13 @@ void RunReporter::step(const StepMetrics& metrics) {
                      {"step_seconds", static_cast<float>(metrics.step_seconds)},
                      {"tokens_per_second", static_cast<float>(metrics.tokens_per_second)},
                      {"mfu", static_cast<float>(metrics.mfu)}};
+  if (metrics.experts) {
+    scalars.emplace_back("aux_loss", static_cast<float>(metrics.experts->aux_loss));
+    scalars.emplace_back("z_loss", static_cast<float>(metrics.experts->z_loss));
+    scalars.emplace_back("router_entropy", static_cast<float>(metrics.experts->router_entropy));
+    scalars.emplace_back("expert_imbalance", static_cast<float>(metrics.experts->imbalance));
+    scalars.emplace_back("dropped_fraction", static_cast<float>(metrics.experts->dropped_fraction));
+  }
   if (metrics.valid_loss) scalars.emplace_back("valid_loss", static_cast<float>(*metrics.valid_loss));
   files_->tensorboard.write(metrics.time, metrics.step, scalars);
   files_->progress.show(metrics);

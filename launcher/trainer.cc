@@ -1,6 +1,7 @@
 #include "launcher/trainer.h"
 
 #include <algorithm>
+#include <numeric>
 #include <chrono>
 
 #include "checkpoint/directory.h"
@@ -39,6 +40,17 @@ std::vector<HostMicrobatch> views_of(const std::vector<HostBatch>& batches, bool
                     b.positions.data<int32_t>(), mask_documents ? b.document_start.data<int32_t>() : nullptr});
   }
   return list;
+}
+
+ExpertMetrics expert_metrics(const MoeNumbers& numbers) {
+  int64_t chosen = 0;
+  for (const auto& layer : numbers.load) chosen = std::accumulate(layer.begin(), layer.end(), chosen);
+  return {.imbalance = numbers.imbalance,
+          .dropped_fraction = static_cast<double>(numbers.dropped) / static_cast<double>(std::max<int64_t>(1, chosen)),
+          .router_entropy = numbers.entropy,
+          .aux_loss = numbers.balance_loss,
+          .z_loss = numbers.z_loss,
+          .load = numbers.load};
 }
 
 }  // namespace
@@ -111,6 +123,7 @@ void Trainer::make_saver() {
   CheckpointSaver::Options options;
   options.run_dir = config_.run.dir;
   options.host_buffer_bytes = config_.checkpoint.host_buffer_bytes;
+  for (const Parameter& parameter : model_->state.parameters()) options.parameters.push_back(parameter.name);
   options.keep_last = config_.checkpoint.keep_last;
   options.keep_every = config_.checkpoint.keep_every;
   options.files = &files_;
@@ -223,6 +236,7 @@ StepMetrics Trainer::finish_step(double peak) {
   metrics.exposed_comm_seconds = numbers.exposed_comm_seconds;
   metrics.bubble_seconds = numbers.bubble_seconds;
   last_program_ = numbers.program;
+  if (!numbers.moe.load.empty()) metrics.experts = expert_metrics(numbers.moe);
   metrics.data_wait_seconds = flight.data_wait_seconds;
   metrics.memory_bytes = rank_.allocator().stats().peak_live_bytes;
   const double step_tokens = static_cast<double>(batches_->batch(flight.step) * config_.data.sequence_length);

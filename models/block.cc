@@ -2,6 +2,7 @@
 
 #include "core/ops/elementwise.h"
 #include "models/attention.h"
+#include "models/latent_attention.h"
 #include "models/mlp.h"
 #include "models/moe/moe_mlp.h"
 #include "models/parameter_names.h"
@@ -50,7 +51,11 @@ TransformerBlock::TransformerBlock(const ModelConfig& config, int64_t layer, Ten
     : name_("layer " + std::to_string(layer)) {
   const ParameterNames names(config.family, layer);
   norm1_ = make_norm(names.norm1, config.hidden_size, config, tensor.sequence());
-  attention_ = std::make_unique<GroupedQueryAttention>(config, names, std::move(rotary_table), tensor);
+  if (config.latent.kv_rank > 0) {
+    attention_ = std::make_unique<LatentAttention>(config, names, std::move(rotary_table), tensor);
+  } else {
+    attention_ = std::make_unique<GroupedQueryAttention>(config, names, std::move(rotary_table), tensor);
+  }
   norm2_ = make_norm(names.norm2, config.hidden_size, config, tensor.sequence());
   if (config.has_experts(layer)) {
     feed_forward_ = std::make_unique<MoeMlp>(config, names, moe_layer(config, layer), moe);

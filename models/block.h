@@ -3,7 +3,7 @@
 //   h = x + attention(norm1(x))
 //   y = h + feed_forward(norm2(h))
 //
-// The norms are RMS norms, GPT-2's layer norms. What the halves are, the configuration says: attention.h, mlp.h, moe/moe_mlp.h.
+// The norms are RMS norms, GPT-2's layer norms. What the halves are, the configuration says: attention.h, latent_attention.h, mlp.h, moe/moe_mlp.h.
 #pragma once
 
 #include <memory>

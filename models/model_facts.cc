@@ -1,111 +1,105 @@
-// Facts about a model that need no memory: parameter counts, FLOPs, names in Hugging Face checkpoints.
-#include "models/parameter_names.h"
-#include "models/transformer.h"
+// Facts about a model that need no memory: parameter counts, FLOPs. hugging_face_names.cc has the names.
+#include "models/model_facts.h"
 
 namespace trireme {
 
 namespace {
 
-// Elements of the matrices of one block.
-int64_t block_matrix_elements(const ModelConfig& c) {
+// Elements of some parameters: of all, and of those that one token meets.
+struct Elements {
+  int64_t matrices = 0;         // what a token is multiplied with
+  int64_t active_matrices = 0;  // of these, by one token
+  int64_t others = 0;           // norms, biases, vectors
+
+  Elements& operator+=(const Elements& o) {
+    matrices += o.matrices;
+    active_matrices += o.active_matrices;
+    others += o.others;
+    return *this;
+  }
+};
+
+Elements dense(int64_t matrices, int64_t others) { return {matrices, matrices, others}; }
+
+Elements attention_elements(const ModelConfig& c) {
+  const LatentAttentionConfig& l = c.latent;
   const int64_t q_rows = c.num_heads * c.head_dim;
+  if (l.kv_rank > 0) {
+    const int64_t queries = l.q_rank > 0 ? l.q_rank * (c.hidden_size + q_rows) : c.hidden_size * q_rows;
+    const int64_t keys_and_values =
+        c.hidden_size * (l.kv_rank + l.rope_dim) + l.kv_rank * c.num_heads * (l.nope_dim + l.v_dim);
+    return dense(queries + keys_and_values + c.num_heads * l.v_dim * c.hidden_size, l.q_rank + l.kv_rank);
+  }
   const int64_t kv_rows = c.num_kv_heads * c.head_dim;
-  const int64_t num_up = c.activation == Activation::swiglu ? 2 : 1;
-  return c.hidden_size * (2 * q_rows + 2 * kv_rows) + (num_up + 1) * c.hidden_size * c.ffn_size;
+  int64_t others = c.attention_bias || c.family == ModelFamily::gpt2 ? q_rows + 2 * kv_rows : 0;
+  if (c.family == ModelFamily::gpt2) others += c.hidden_size;
+  if (c.qk_norm) others += 2 * c.head_dim;
+  return dense(c.hidden_size * (2 * q_rows + 2 * kv_rows), others);
 }
 
-const std::string kGpt2Prefix = "transformer.";
+Elements experts_elements(const ModelConfig& c, int64_t layer) {
+  const ExpertsConfig& e = c.experts;
+  const int64_t choices = e.num_choices();
+  const int64_t one = 3 * c.hidden_size * e.ffn_size;
+  Elements all = dense(choices * c.hidden_size + 3 * c.hidden_size * e.shared_ffn_size, 0);
+  if (e.shared_gate) all += dense(c.hidden_size, 0);
+  if (has_gate_residual(c, layer)) all += dense(choices * choices, 0);
+  all += {e.num_experts * one, e.top_k * one * e.num_experts / choices, 0};
+  all += {e.num_constant * 2 * c.hidden_size, 0, e.num_constant * c.hidden_size};
+  return all;
+}
 
-class NameMapBuilder {
- public:
-  explicit NameMapBuilder(const ModelConfig& config) : gpt2_(config.family == ModelFamily::gpt2) {}
+Elements layer_elements(const ModelConfig& c, int64_t layer) {
+  Elements all = attention_elements(c);
+  all += dense(0, 2 * c.hidden_size * (c.norm == NormKind::layer ? 2 : 1));
+  if (c.has_experts(layer)) {
+    all += experts_elements(c, layer);
+  } else {
+    const int64_t num_up = c.activation == Activation::swiglu ? 2 : 1;
+    all += dense((num_up + 1) * c.hidden_size * c.ffn_size,
+                 c.family == ModelFamily::gpt2 ? c.hidden_size + c.ffn_size : 0);
+  }
+  return all;
+}
 
-  void same(const std::string& name, Shape shape) { map_.entries.push_back({name, prefixed(name), shape, false, 0}); }
-  // A linear layer's weight, and its bias where it has one; GPT-2 stores the weight transposed.
-  void linear(const std::string& name, int64_t out, int64_t in, bool bias) { part(name, name, in, 0, out, bias); }
-  // `name` starts at row `begin` of the `total` output rows of `hf`.
-  void part(const std::string& name, const std::string& hf, int64_t in, int64_t begin, int64_t total, bool bias) {
-    const Shape shape = gpt2_ ? Shape{in, total} : Shape{total, in};
-    map_.entries.push_back({name + ".weight", prefixed(hf) + ".weight", shape, gpt2_, begin});
-    if (bias) map_.entries.push_back({name + ".bias", prefixed(hf) + ".bias", {total}, false, begin});
-  }
-  void norm(const std::string& name, int64_t size, bool bias) {
-    same(name + ".weight", {size});
-    if (bias) same(name + ".bias", {size});
-  }
-  // GPT-2's body stands below "transformer.", its head does not.
-  std::string prefixed(const std::string& name) const {
-    return gpt2_ && !name.starts_with("lm_head") ? kGpt2Prefix + name : name;
-  }
-  NameMap take() { return std::move(map_); }
-
- private:
-  bool gpt2_;
-  NameMap map_;
-};
+// Of all layers, those of multi-token prediction among them, without tables and the final norm.
+Elements body_elements(const ModelConfig& c) {
+  Elements all;
+  for (int64_t layer = 0; layer < c.num_layers + c.num_predictors; ++layer) all += layer_elements(c, layer);
+  all += dense(c.num_predictors * 2 * c.hidden_size * c.hidden_size, c.num_predictors * 3 * c.hidden_size);
+  return all;
+}
 
 }  // namespace
 
+bool has_gate_residual(const ModelConfig& c, int64_t layer) {
+  if (!c.experts.gating_residual || !c.has_experts(layer) || layer >= c.num_layers) return false;
+  for (int64_t before = 0; before < layer; ++before) {
+    if (c.has_experts(before)) return true;
+  }
+  return false;
+}
+
 int64_t count_parameters(const ModelConfig& c) {
-  const bool gpt2 = c.family == ModelFamily::gpt2;
-  const int64_t q_rows = c.num_heads * c.head_dim;
-  const int64_t kv_rows = c.num_kv_heads * c.head_dim;
-  const int64_t norm = c.hidden_size * (c.norm == NormKind::layer ? 2 : 1);
-  int64_t block = block_matrix_elements(c) + 2 * norm;
-  if (gpt2 || c.attention_bias) block += q_rows + 2 * kv_rows;
-  if (gpt2) block += 2 * c.hidden_size + c.ffn_size;
-  if (c.qk_norm) block += 2 * c.head_dim;
-  int64_t n = c.num_layers * block + norm + c.vocab_size * c.hidden_size;
+  const Elements body = body_elements(c);
+  int64_t n = body.matrices + body.others + c.hidden_size * (c.norm == NormKind::layer ? 2 : 1);
+  n += c.vocab_size * c.hidden_size * (c.tie_embeddings ? 1 : 2);
   if (c.rope.type == RopeType::none) n += c.max_positions * c.hidden_size;
-  if (!c.tie_embeddings) n += c.vocab_size * c.hidden_size;
   return n;
 }
 
-double model_flops_per_token(const ModelConfig& c, int64_t sequence) {
-  const double matrices = static_cast<double>(c.num_layers * block_matrix_elements(c) + c.vocab_size * c.hidden_size);
-  const double attention = static_cast<double>(c.num_layers * c.num_heads * c.head_dim * sequence);
-  return 6.0 * (matrices + attention);
+int64_t count_active_parameters(const ModelConfig& c) {
+  const Elements body = body_elements(c);
+  return count_parameters(c) - body.matrices + body.active_matrices;
 }
 
-NameMap hugging_face_names(const ModelConfig& c) {
-  const bool gpt2 = c.family == ModelFamily::gpt2;
-  const bool layer_norm = c.norm == NormKind::layer;
-  const int64_t q_rows = c.num_heads * c.head_dim;
-  const int64_t kv_rows = c.num_kv_heads * c.head_dim;
-  NameMapBuilder b(c);
-  b.same(ParameterNames::embedding(c.family) + ".weight", {c.vocab_size, c.hidden_size});
-  if (gpt2) b.same(ParameterNames::positions(c.family) + ".weight", {c.max_positions, c.hidden_size});
-  for (int64_t layer = 0; layer < c.num_layers; ++layer) {
-    const ParameterNames n(c.family, layer);
-    b.norm(n.norm1, c.hidden_size, layer_norm);
-    if (gpt2) {
-      const std::string joined = "h." + std::to_string(layer) + ".attn.c_attn";
-      const int64_t total = q_rows + 2 * kv_rows;
-      b.part(n.q, joined, c.hidden_size, 0, total, true);
-      b.part(n.k, joined, c.hidden_size, q_rows, total, true);
-      b.part(n.v, joined, c.hidden_size, q_rows + kv_rows, total, true);
-    } else {
-      b.linear(n.q, q_rows, c.hidden_size, c.attention_bias);
-      b.linear(n.k, kv_rows, c.hidden_size, c.attention_bias);
-      b.linear(n.v, kv_rows, c.hidden_size, c.attention_bias);
-    }
-    if (c.qk_norm) {
-      b.norm(n.q_norm, c.head_dim, false);
-      b.norm(n.k_norm, c.head_dim, false);
-    }
-    b.linear(n.o, c.hidden_size, q_rows, gpt2);
-    b.norm(n.norm2, c.hidden_size, layer_norm);
-    if (!gpt2) b.linear(n.mlp.gate, c.ffn_size, c.hidden_size, false);
-    b.linear(n.mlp.up, c.ffn_size, c.hidden_size, gpt2);
-    b.linear(n.mlp.down, c.hidden_size, c.ffn_size, gpt2);
-  }
-  b.norm(ParameterNames::final_norm(c.family), c.hidden_size, layer_norm);
-  if (!c.tie_embeddings) b.same(ParameterNames::head(c.family) + ".weight", {c.vocab_size, c.hidden_size});
-  NameMap map = b.take();
-  if (gpt2) map.optional_prefix = kGpt2Prefix;
-  map.ignored_suffixes = {".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq"};
-  if (c.tie_embeddings) map.ignored_suffixes.push_back("lm_head.weight");
-  return map;
+double model_flops_per_token(const ModelConfig& c, int64_t sequence) {
+  const int64_t head = (1 + c.num_predictors) * c.vocab_size * c.hidden_size;
+  const auto matrices = static_cast<double>(body_elements(c).active_matrices + head);
+  const int64_t v_dim = c.latent.kv_rank > 0 ? c.latent.v_dim : c.head_dim;
+  const auto attention =
+      static_cast<double>((c.num_layers + c.num_predictors) * c.num_heads * (c.head_dim + v_dim) * sequence);
+  return 6.0 * matrices + 3.0 * attention;
 }
 
 }  // namespace trireme

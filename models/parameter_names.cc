@@ -25,6 +25,12 @@ ParameterNames::ParameterNames(ModelFamily family, int64_t layer) {
   q_norm = block + ".self_attn.q_norm";
   k_norm = block + ".self_attn.k_norm";
   o = block + ".self_attn.o_proj";
+  q_a = block + ".self_attn.q_a_proj";
+  q_a_norm = block + ".self_attn.q_a_layernorm";
+  q_b = block + ".self_attn.q_b_proj";
+  kv_a = block + ".self_attn.kv_a_proj_with_mqa";
+  kv_a_norm = block + ".self_attn.kv_a_layernorm";
+  kv_b = block + ".self_attn.kv_b_proj";
   norm2 = block + ".post_attention_layernorm";
   const auto below = [](const std::string& place) {
     return MlpNames{place + ".gate_proj", place + ".up_proj", place + ".down_proj"};
@@ -34,9 +40,22 @@ ParameterNames::ParameterNames(ModelFamily family, int64_t layer) {
   router = ffn + ".gate";
   score_bias = router + ".e_score_correction_bias";
   experts_ = ffn + ".experts";
+  constant_experts_ = ffn + ".constant_experts";
   of_expert_ = family == ModelFamily::mixtral ? MlpNames{".w1", ".w3", ".w2"} : below("");
   shared = below(ffn + (family == ModelFamily::qwen2_moe ? ".shared_expert" : ".shared_experts"));
   shared_gate = ffn + ".shared_expert_gate";
+  gate_residual = ffn + ".gate_residual";
+  predictor = {.embedding_norm = block + ".enorm",
+               .hidden_norm = block + ".hnorm",
+               .join = block + ".eh_proj",
+               .head_norm = block + ".shared_head.norm",
+               .embedding_copy = block + ".embed_tokens",
+               .head_copy = block + ".shared_head.head"};
+}
+
+ConstantExpertNames ParameterNames::constant_expert(int64_t e) const {
+  const std::string place = constant_experts_ + "." + std::to_string(e);
+  return {place + ".vector", place + ".mix"};
 }
 
 MlpNames ParameterNames::expert(int64_t e) const {

@@ -29,18 +29,19 @@ std::vector<double> rotary_frequencies(const RopeConfig& rope, int64_t head_dim)
 
 Tensor make_rotary_table(Stream& stream, const ModelConfig& config, int64_t num_positions) {
   if (config.rope.type == RopeType::none) return {};
-  const std::vector<double> frequencies = rotary_frequencies(config.rope, config.head_dim);
-  const int64_t half = config.head_dim / 2;
-  std::vector<float> host(static_cast<size_t>(num_positions * config.head_dim));
+  const int64_t width = config.latent.kv_rank > 0 ? config.latent.rope_dim : config.head_dim;
+  const std::vector<double> frequencies = rotary_frequencies(config.rope, width);
+  const int64_t half = width / 2;
+  std::vector<float> host(static_cast<size_t>(num_positions * width));
   for (int64_t p = 0; p < num_positions; ++p) {
     for (int64_t i = 0; i < half; ++i) {
       const double angle = static_cast<double>(p) * frequencies[static_cast<size_t>(i)];
-      float* row = host.data() + p * config.head_dim;
+      float* row = host.data() + p * width;
       row[i] = static_cast<float>(std::cos(angle));
       row[half + i] = static_cast<float>(std::sin(angle));
     }
   }
-  Tensor table = Tensor::empty(stream, {num_positions, config.head_dim}, DType::f32, MemoryTag::parameters);
+  Tensor table = Tensor::empty(stream, {num_positions, width}, DType::f32, MemoryTag::parameters);
   ops::copy_from_host(stream, host.data(), table);
   return table;
 }

@@ -14,7 +14,7 @@ namespace trireme {
 //            kept, between them interpolated (Llama 3.1).
 std::vector<double> rotary_frequencies(const RopeConfig& rope, int64_t head_dim);
 
-// f32 [num_positions, head_dim] on the stream's device: cosines, then sines. Undefined where the model has no rotary.
+// f32 [num_positions, D] on the stream's device: cosines, then sines; D = head_dim, or the rotated part of a head. Undefined where the model has no rotary.
 Tensor make_rotary_table(Stream& stream, const ModelConfig& config, int64_t num_positions);
 
 }  // namespace trireme

@@ -8,8 +8,8 @@
 
 #include "core/config/config.h"
 #include "models/loss_head.h"
+#include "models/model_facts.h"
 #include "models/moe/stats.h"
-#include "parallel/name_map.h"
 #include "parallel/tensor_group.h"
 #include "parallel/unit.h"
 #include "parallel/zero/bucket.h"
@@ -92,12 +92,6 @@ class Transformer {
 // The parameters of the whole model, each once, in the order of the units: what a checkpoint holds. Without memory.
 std::vector<Parameter> model_parameters(const ModelConfig& config);
 
-// How the parameters of `config` stand in its family's Hugging Face checkpoints.
-NameMap hugging_face_names(const ModelConfig& config);
-
-// Number of parameters without building the model.
-int64_t count_parameters(const ModelConfig& config);
-
 // What the rank of `place` stores from step to step, in bytes (Rajbhandari et al. 2020, section 5): with P elements of
 // parameters on the rank and S shards, weights take P, from stage 3 on P/S; gradients P, from stage 2 on P/S; what the
 // optimizer keeps P, from stage 1 on P/S; each times its width; experts have shards of their own. A tied table whose both
@@ -110,10 +104,5 @@ struct ModelMemory {
   int64_t num_parameters = 0;  // P, elements
 };
 ModelMemory model_memory(const ModelConfig& config, const ModelPlace& place, const Transformer::Options& options);
-
-// Model FLOPs of training on one token at sequence length T, forward and backward: 6 for each element of a matrix
-// that the token meets (the head's among them, the embedding's look-up not) plus attention, causal and so counted
-// half: 6·L·H·D·T. Recomputation is not counted. (Chowdhery et al. 2022, appendix B, halved for causality)
-double model_flops_per_token(const ModelConfig& config, int64_t sequence);
 
 }  // namespace trireme

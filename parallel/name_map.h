@@ -17,12 +17,14 @@ struct NameMapEntry {
   Shape hf_shape;           // as stored
   bool transposed = false;  // stored [in, out]
   int64_t out_begin = 0;
+  bool is_buffer = false;  // fp32 in every file, zeros where a file lacks it
 };
 
 struct NameMap {
   std::vector<NameMapEntry> entries;
   std::string optional_prefix;                // of hf_name, which some files leave out: "transformer." of GPT-2
-  std::vector<std::string> ignored_suffixes;  // tensors that a file may hold besides, such as buffers
+  std::vector<std::string> ignored_suffixes;  // tensors that a file may hold besides, such as copies
+  std::vector<std::string> ignored_prefixes;
 };
 
 }  // namespace trireme

@@ -1,8 +1,10 @@
 #include "core/metrics/metrics_log.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 namespace trireme {
 
@@ -31,6 +33,25 @@ const std::filesystem::path& cut(const std::filesystem::path& path, int64_t step
   return path;
 }
 
+void add_experts(nlohmann::ordered_json& row, const ExpertMetrics& m) {
+  row["aux_loss"] = m.aux_loss;
+  row["z_loss"] = m.z_loss;
+  row["router_entropy"] = m.router_entropy;
+  row["dropped_fraction"] = m.dropped_fraction;
+  row["expert_imbalance"] = m.imbalance;
+  int64_t num_loads = 0;
+  for (const auto& layer : m.load) num_loads += std::ssize(layer);
+  if (num_loads <= kMaxListedLoads) {
+    row["expert_load"] = m.load;
+    return;
+  }
+  for (const auto& layer : m.load) {
+    const int64_t sum = std::accumulate(layer.begin(), layer.end(), int64_t{0});
+    row["expert_load_max"].push_back(*std::max_element(layer.begin(), layer.end()));
+    row["expert_load_mean"].push_back(static_cast<double>(sum) / static_cast<double>(layer.size()));
+  }
+}
+
 }  // namespace
 
 std::string metrics_json(const StepMetrics& m) {
@@ -50,6 +71,7 @@ std::string metrics_json(const StepMetrics& m) {
   row["data_wait_seconds"] = m.data_wait_seconds;
   row["bubble_seconds"] = m.bubble_seconds;
   row["checkpoint_seconds"] = m.checkpoint_seconds;
+  if (m.experts) add_experts(row, *m.experts);
   if (m.valid_loss) row["valid_loss"] = *m.valid_loss;
   return row.dump();
 }

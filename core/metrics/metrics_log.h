@@ -5,10 +5,23 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "core/metrics/files.h"
 
 namespace trireme {
+
+// What a step says about the experts of a model, over the global batch.
+struct ExpertMetrics {
+  double imbalance = 0;         // greatest load of an expert over the mean, of the worst layer
+  double dropped_fraction = 0;  // of the slots that chose an expert
+  double router_entropy = 0;    // of a token's probabilities, mean over layers, nats
+  double aux_loss = 0;          // the balance loss as it enters the gradient, coefficient included, sum over layers
+  double z_loss = 0;            // likewise
+  std::vector<std::vector<int64_t>> load = {};  // slots that chose each expert, by layer
+};
+// Rows name loads one by one up to so many of them, else the greatest and the mean of each layer.
+inline constexpr int64_t kMaxListedLoads = 4096;
 
 // What is known after a step. Losses are per token, in nats.
 struct StepMetrics {
@@ -27,7 +40,8 @@ struct StepMetrics {
   double data_wait_seconds = 0;
   double bubble_seconds = 0;
   double checkpoint_seconds = 0;
-  std::optional<double> valid_loss = {};  // when this step was followed by an evaluation
+  std::optional<ExpertMetrics> experts = {};  // of models with experts
+  std::optional<double> valid_loss = {};      // when this step was followed by an evaluation
 };
 
 std::string metrics_json(const StepMetrics& metrics);  // one line without its end; NaN and infinities become null

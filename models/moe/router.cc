@@ -85,13 +85,14 @@ Tensor Router::decide(Stream& stream, const Microbatch& microbatch, const Tensor
                            none, sums);
   }
   if (moe_.balance == MoeBalance::aux && moe_.aux_loss_coef.value_or(0) > 0) {
-    stash.put_always(kBalance, balance(stream, microbatch, scores, chosen));
+    stash.put_always(kBalance, balance(stream, microbatch, logits, scores, chosen));
   }
   return chosen;
 }
 
 // What of the balance loss each p gets.
-Tensor Router::balance(Stream& stream, const Microbatch& microbatch, const Tensor& scores, const Tensor& chosen) const {
+Tensor Router::balance(Stream& stream, const Microbatch& microbatch, const Tensor& logits, const Tensor& scores,
+                       const Tensor& chosen) const {
   const int64_t num_choices = experts_.num_choices();
   const bool global = moe_.aux_scope == AuxScope::global;
   const int64_t num_stretches = moe_.aux_scope == AuxScope::sequence ? microbatch.batch : 1;
@@ -101,7 +102,7 @@ Tensor Router::balance(Stream& stream, const Microbatch& microbatch, const Tenso
   ops::fill(stream, probabilities, 0);
   ops::fill(stream, counts, 0);
   Tensor none;
-  ops::router_statistics(stream, /*logits=*/none, scores, scoring_, chosen, stretches(microbatch), counts,
+  ops::router_statistics(stream, logits, scores, scoring_, chosen, stretches(microbatch), counts,
                          probabilities, none);
   const auto num_tokens = static_cast<double>(microbatch.num_tokens());
   double counted = num_tokens / static_cast<double>(num_stretches);  // tokens behind `counts`

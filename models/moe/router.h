@@ -50,7 +50,8 @@ class Router {
  private:
   Tensor decide(Stream& stream, const Microbatch& microbatch, const Tensor& logits, const Tensor& scores,
                 Stash& stash) const;
-  Tensor balance(Stream& stream, const Microbatch& microbatch, const Tensor& scores, const Tensor& chosen) const;
+  Tensor balance(Stream& stream, const Microbatch& microbatch, const Tensor& logits, const Tensor& scores,
+                 const Tensor& chosen) const;
   ops::TokenStretches stretches(const Microbatch& microbatch) const;
 
   ExpertsConfig experts_;

@@ -323,5 +323,47 @@ TEST(WeightGroups, WeightsOfOneReductionShareABucket) {
   EXPECT_THROW(group_weights({&mixed}, Mesh({.tensor = 2}, 0)), BugError);
 }
 
+TEST(WeightGroups, ExpertsFp32WeightsAndBuffersLieApart) {
+  const auto weight = [] {
+    Parameter p;
+    p.shape = {16, 8};
+    p.gradient_placement.partial(Axis::data_shard).partial(Axis::data_replica);
+    return p;
+  };
+  Weight dense(weight());
+  Weight router(weight());
+  router.parts[0].full_precision = true;
+  Weight up(expert_parameter(weight(), 0, 8));
+  Weight down(expert_parameter(weight(), 1, 8));
+  Weight buffer(weight());
+  buffer.parts[0].role = Role::buffer;
+  const std::vector<Weight*> all = {&dense, &router, &up, &buffer, &down};
+  using Groups = std::vector<std::vector<Weight*>>;
+  // One rank, and 2 × 4 ranks: expert_shard 2 of the coordinates expert 2 × expert_tensor 2.
+  const Mesh mesh({.tensor = 2, .data_shard = 4, .expert = 2, .expert_tensor = 2}, 6);
+  for (const Mesh& m : {Mesh({}, 0), mesh}) {
+    EXPECT_EQ(group_weights(all, m), (Groups{{&dense}, {&router}, {&up, &down}, {&buffer}}));
+  }
+  const Bucket::Options run{.compute = DType::bf16, .gradients = DType::bf16, .stage = 2, .with_master = false};
+  const Bucket::Options of_dense = bucket_options(run, dense.parts[0], mesh);
+  EXPECT_EQ(of_dense.num_shards, 4);
+  EXPECT_EQ(of_dense.shard, 3);
+  EXPECT_EQ(of_dense.compute, DType::bf16);
+  const Bucket::Options of_experts = bucket_options(run, up.parts[0], mesh);
+  EXPECT_EQ(of_experts.num_shards, 2);
+  EXPECT_EQ(of_experts.shard, 1);
+  EXPECT_FALSE(of_experts.with_master);
+  const Bucket::Options of_router = bucket_options(run, router.parts[0], mesh);
+  EXPECT_EQ(of_router.num_shards, 4);
+  EXPECT_EQ(of_router.compute, DType::f32);
+  EXPECT_EQ(of_router.gradients, DType::f32);
+  EXPECT_TRUE(of_router.with_master);
+  const Bucket::Options of_buffer = bucket_options(run, buffer.parts[0], mesh);
+  EXPECT_EQ(of_buffer.num_shards, 1);
+  EXPECT_EQ(of_buffer.stage, 0);
+  EXPECT_EQ(of_buffer.compute, DType::f32);
+  EXPECT_FALSE(of_buffer.with_optimizer_states);
+}
+
 }  // namespace
 }  // namespace trireme

@@ -11,6 +11,7 @@ namespace trireme::cuda {
 
 enum class GpuLibrary : uint8_t {
   cublaslt,  // matrix multiplication; nothing runs on a GPU without it
+  cublas,    // products of several experts in one call; without it one after the other
   nccl,      // several GPUs
   cudnn,     // fused attention; there is a slower one of ours
 };

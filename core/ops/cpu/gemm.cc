@@ -10,7 +10,21 @@ namespace trireme::cpu {
 
 namespace {
 
-void check(const GemmArgs& args) {
+// What an empty sum leaves: C itself, or zeros.
+void fill_empty_sum(const GemmArgs& args) {
+  if (args.beta == 1.0f) return;
+  const int64_t row_bytes = args.n * dtype_bytes(args.c.dtype);
+  for (int64_t i = 0; i < args.m; ++i) {
+    char* row = static_cast<char*>(args.c.data) + i * args.c.ld * dtype_bytes(args.c.dtype);
+    std::fill(row, row + row_bytes, char{0});
+  }
+}
+
+int64_t divide_up(int64_t x, int64_t y) { return (x + y - 1) / y; }
+
+}  // namespace
+
+void check_gemm(const GemmArgs& args) {
   TRIREME_CHECK(args.m >= 0 && args.n >= 0 && args.k >= 0);
   TRIREME_CHECK(args.a.dtype == DType::f32 || args.a.dtype == DType::bf16, "A is neither f32 nor bf16");
   TRIREME_CHECK(args.a.dtype == args.b.dtype, "A and B differ in type");
@@ -23,23 +37,13 @@ void check(const GemmArgs& args) {
   TRIREME_CHECK(args.c.ld >= args.n, "leading dimension of C");
 }
 
-// What an empty sum leaves: C itself, or zeros.
-void fill_empty_sum(const GemmArgs& args) {
-  if (args.beta == 1.0f) return;
-  const int64_t row_bytes = args.n * dtype_bytes(args.c.dtype);
-  for (int64_t i = 0; i < args.m; ++i) {
-    char* row = static_cast<char*>(args.c.data) + i * args.c.ld * dtype_bytes(args.c.dtype);
-    std::fill(row, row + row_bytes, char{0});
-  }
-}
-
-void multiply(const GemmArgs& args) {
+void multiply_checked(const GemmArgs& args) {
   if (args.m == 0 || args.n == 0) return;
   if (args.k == 0) return fill_empty_sum(args);
   gemm_serial_with(choose_gemm_backend(cpu_features(), args), args);
 }
 
-GemmArgs piece_of(const GemmArgs& args, int64_t row, int64_t rows, int64_t col, int64_t cols) {
+GemmArgs rectangle_of(const GemmArgs& args, int64_t row, int64_t rows, int64_t col, int64_t cols) {
   GemmArgs piece = args;
   piece.m = rows;
   piece.n = cols;
@@ -48,10 +52,6 @@ GemmArgs piece_of(const GemmArgs& args, int64_t row, int64_t rows, int64_t col, 
   piece.c.data = static_cast<char*>(args.c.data) + (row * args.c.ld + col) * dtype_bytes(args.c.dtype);
   return piece;
 }
-
-int64_t divide_up(int64_t x, int64_t y) { return (x + y - 1) / y; }
-
-}  // namespace
 
 const void* element_of(const MatrixRef& x, int64_t row, int64_t col) {
   const int64_t offset = x.transpose == Transpose::no ? row * x.ld + col : col * x.ld + row;
@@ -96,19 +96,19 @@ GemmCut cut_gemm(int64_t m, int64_t n, int64_t k, int num_threads) {
 }
 
 void gemm_serial(const GemmArgs& args) {
-  check(args);
-  multiply(args);
+  check_gemm(args);
+  multiply_checked(args);
 }
 
 void gemm(ThreadPool& pool, const GemmArgs& args) {
-  check(args);
+  check_gemm(args);
   const GemmCut cut = cut_gemm(args.m, args.n, args.k, pool.size());
   const int64_t num_pieces = cut.num_row_pieces * cut.num_col_pieces;
-  if (num_pieces <= 1) return multiply(args);
+  if (num_pieces <= 1) return multiply_checked(args);
   pool.run(num_pieces, [&](int64_t i) {
     const int64_t row = i / cut.num_col_pieces * cut.rows;
     const int64_t col = i % cut.num_col_pieces * cut.cols;
-    multiply(piece_of(args, row, std::min(cut.rows, args.m - row), col, std::min(cut.cols, args.n - col)));
+    multiply_checked(rectangle_of(args, row, std::min(cut.rows, args.m - row), col, std::min(cut.cols, args.n - col)));
   });
 }
 

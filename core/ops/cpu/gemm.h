@@ -15,6 +15,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "core/tensor/dtype.h"
 
@@ -55,6 +56,10 @@ struct GemmArgs {
 
 void gemm(ThreadPool& pool, const GemmArgs& args);
 void gemm_serial(const GemmArgs& args);
+
+// Several products at once, whose C don't overlap: the threads claim rectangles of all of them, so that many small
+// products keep the pool as busy as a large one. How they are cut depends on all their shapes.
+void gemm_all(ThreadPool& pool, std::span<const GemmArgs> products);
 
 // How `gemm` cuts C [m, n]: rectangles of `rows` x `cols` elements, those at the lower and right edge smaller.
 // A function of the shape and the number of threads alone.

@@ -58,6 +58,13 @@ void gemm_widen(const GemmArgs& args);
 // The element (row, col) of op(X), as an address.
 const void* element_of(const MatrixRef& x, int64_t row, int64_t col);
 
+// Throws BugError when `args` contradict each other. What `gemm` and its kin compute once they are checked.
+void check_gemm(const GemmArgs& args);
+void multiply_checked(const GemmArgs& args);
+
+// The product of rows [row, row + rows) of A and columns [col, col + cols) of B.
+GemmArgs rectangle_of(const GemmArgs& args, int64_t row, int64_t rows, int64_t col, int64_t cols);
+
 // A block of fp32 scratch memory that belongs to the calling thread, 64-byte aligned, of at least `num_floats`;
 // each `slot` is a memory of its own. Grows to the largest request and stays.
 float* thread_scratch(int slot, int64_t num_floats);

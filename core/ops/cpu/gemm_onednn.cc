@@ -1,6 +1,7 @@
 // fp32 and bf16 products by oneDNN, one thread.
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <bit>
 #include <oneapi/dnnl/dnnl.hpp>
 #include <tuple>
@@ -8,6 +9,7 @@
 
 #include "core/error.h"
 #include "core/ops/cpu/gemm_backend.h"
+#include "core/ops/math.h"
 
 namespace trireme::cpu {
 
@@ -137,13 +139,35 @@ class ProductCache {
   std::unordered_map<ShapeKey, Product, ShapeHash> products_;
 };
 
+void run_in_few_shapes(ProductCache& cache, const GemmArgs& args);
+
+// A sum into bf16 can't be cut in two, which would round twice: it is made in fp32, some rows at a time.
+void sum_in_f32(ProductCache& cache, const GemmArgs& args) {
+  constexpr int64_t kBlockRows = 256;
+  float* sums = thread_scratch(/*slot=*/1, kBlockRows * args.n);
+  for (int64_t row = 0; row < args.m; row += kBlockRows) {
+    GemmArgs block = rectangle_of(args, row, std::min(kBlockRows, args.m - row), 0, args.n);
+    bf16* rounded = static_cast<bf16*>(block.c.data);
+    block.c = {.data = sums, .dtype = DType::f32, .ld = args.n};
+    block.beta = 0.0f;
+    run_in_few_shapes(cache, block);
+    for (int64_t i = 0; i < block.m; ++i) {
+      bf16* to = rounded + i * args.c.ld;
+      const float* from = sums + i * args.n;
+      const bool add = args.beta != 0.0f;
+#pragma omp simd
+      for (int64_t j = 0; j < args.n; ++j) math::store(to + j, add ? math::load(to + j) + from[j] : from[j]);
+    }
+  }
+}
+
 // Most shapes come back every step. But in a mixture of experts an expert's number of tokens, which is m of its
 // products and k of its weight gradients, is always another: making a product for each would cost more than running
 // it. So m and k are split into a multiple of 64 and a rest, of which there are few.
 void run_in_few_shapes(ProductCache& cache, const GemmArgs& args) {
   constexpr int64_t kStep = 64;
   const int64_t rest_m = args.m > kStep ? args.m % kStep : 0;
-  const int64_t rest_k = args.k > kStep && args.c.dtype == DType::f32 ? args.k % kStep : 0;
+  const int64_t rest_k = args.k > kStep ? args.k % kStep : 0;
   if (rest_m != 0) {
     const int64_t row = args.m - rest_m;
     GemmArgs part = args;
@@ -155,7 +179,9 @@ void run_in_few_shapes(ProductCache& cache, const GemmArgs& args) {
     run_in_few_shapes(cache, part);
     return;
   }
-  if (rest_k != 0) {
+  const bool is_weight_gradient = args.a.transpose == Transpose::yes;
+  if (rest_k != 0 && args.c.dtype == DType::bf16 && is_weight_gradient) return sum_in_f32(cache, args);
+  if (rest_k != 0 && args.c.dtype == DType::f32) {
     const int64_t depth = args.k - rest_k;
     GemmArgs part = args;
     part.k = depth;

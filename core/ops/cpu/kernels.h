@@ -4,7 +4,10 @@
 #include "core/ops/activation.h"
 #include "core/ops/adamw.h"
 #include "core/ops/attention.h"
+#include "core/ops/grouped_linear.h"
+#include "core/ops/latent_heads.h"
 #include "core/ops/norm.h"
+#include "core/ops/router.h"
 #include "core/ops/vocabulary_part.h"
 #include "core/tensor/tensor.h"
 

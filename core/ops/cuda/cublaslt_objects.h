@@ -9,9 +9,9 @@
 
 namespace trireme::cuda {
 
-inline void check_cublas(cublasStatus_t status, const std::string& what) {
+inline void check_cublas(cublasStatus_t status, const std::string& what, const std::string& library = "cuBLASLt") {
   if (status == CUBLAS_STATUS_SUCCESS) return;
-  throw MachineError({.what = "cuBLASLt failed to " + what,
+  throw MachineError({.what = library + " failed to " + what,
                       .found = std::string(cublasLtGetStatusName(status)) + ": " + cublasLtGetStatusString(status)});
 }
 

@@ -180,7 +180,23 @@ bool GemmLibrary::run(const GemmCall& call) {
   if (kind.m == 0 || kind.n == 0) return true;
   TRIREME_CHECK(kind.k > 0, "a product of empty sums");
   stream_.activate();
-  return run(kind, pointers_of(call));
+  return call.untimed ? run_untimed(kind, pointers_of(call)) : run(kind, pointers_of(call));
+}
+
+bool GemmLibrary::run_untimed(const GemmKind& kind, const Pointers& pointers) {
+  if (untimed_plans_.size() >= kMaxUntimedPlans) untimed_plans_.clear();
+  std::unique_ptr<Plan>& slot = untimed_plans_[kind];
+  if (slot == nullptr) {
+    std::unique_ptr<Plan> plan = describe(kind);
+    plan->set_pointers(pointers);
+    const std::vector<cublasLtMatmulAlgo_t> all = candidates(kind, *plan);
+    if (!all.empty()) plan->algorithm = all.front();
+    slot = std::move(plan);
+  }
+  if (!slot->algorithm.has_value()) return false;
+  slot->set_pointers(pointers);
+  check_cublas(launch(*slot, *slot->algorithm, pointers), "compute " + kind.str());
+  return true;
 }
 
 std::string GemmLibrary::version() const { return std::to_string(cublasLtGetVersion()); }
@@ -205,14 +221,26 @@ bool try_fused_gemm(Stream& stream, const GemmCall& fused, const GemmCall& plain
 
 bool try_gemm(Stream& stream, const GemmCall& call) { return as_cuda(stream).resource<GemmLibrary>().run(call); }
 
-void gemm(Stream& stream, const GemmOperand& a, const GemmOperand& b, Tensor& c, bool accumulate) {
-  if (a.tensor.dim(a.transposed ? 0 : 1) == 0) {
-    if (!accumulate) fill(stream, c, 0);
+namespace {
+
+void run_plain(Stream& stream, const GemmCall& call) {
+  if (call.a.tensor.dim(call.a.transposed ? 0 : 1) == 0) {
+    if (!call.accumulate) fill(stream, call.c, 0);
     return;
   }
-  if (try_gemm(stream, {.a = a, .b = b, .c = c, .accumulate = accumulate})) return;
-  throw MachineError({.what = "cuBLASLt has no algorithm for a product of " + c.shape().str(),
+  if (try_gemm(stream, call)) return;
+  throw MachineError({.what = "cuBLASLt has no algorithm for a product of " + call.c.shape().str(),
                       .hint = "a newer cuBLASLt, or run.device: cpu"});
+}
+
+}  // namespace
+
+void gemm(Stream& stream, const GemmOperand& a, const GemmOperand& b, Tensor& c, bool accumulate) {
+  run_plain(stream, {.a = a, .b = b, .c = c, .accumulate = accumulate});
+}
+
+void gemm_untimed(Stream& stream, const GemmOperand& a, const GemmOperand& b, Tensor& c, bool accumulate) {
+  run_plain(stream, {.a = a, .b = b, .c = c, .accumulate = accumulate, .untimed = true});
 }
 
 }  // namespace trireme::cuda

@@ -37,6 +37,9 @@ struct GemmCall {
   Epilogue epilogue = Epilogue::none;
   Tensor vector = {};
   Tensor aux = {};  // [m, n] of c's dtype
+  // For sizes that hardly come back (rows of an expert): the library's first guess, without timing or record. The same for
+  // all products of a kind, on any stream.
+  bool untimed = false;
 };
 
 // Queues the product, unless the library has no algorithm for it: then nothing is queued and the answer is false. It is
@@ -51,5 +54,6 @@ bool try_fused_gemm(Stream& stream, const GemmCall& fused, const GemmCall& plain
 
 // Without an epilogue. Any of m, n and k may be 0.
 void gemm(Stream& stream, const GemmOperand& a, const GemmOperand& b, Tensor& c, bool accumulate);
+void gemm_untimed(Stream& stream, const GemmOperand& a, const GemmOperand& b, Tensor& c, bool accumulate);
 
 }  // namespace trireme::cuda

@@ -56,6 +56,9 @@ class GemmLibrary {
   bool run(const GemmCall& call);
   bool run_fused(const GemmCall& fused, const GemmCall& plain, const std::function<void()>& rest);
 
+  // What a product may use until the next one on the stream begins.
+  const Tensor& workspace() const { return workspace_; }
+
   // Whom choices are good for: the library's version and the GPU.
   std::string version() const;
   std::string device() const;
@@ -84,8 +87,11 @@ class GemmLibrary {
     void set_pointers(const Pointers& pointers) const;
   };
 
+  static constexpr size_t kMaxUntimedPlans = 4096;
+
   static Pointers pointers_of(const GemmCall& call);
   bool run(const GemmKind& kind, const Pointers& pointers);
+  bool run_untimed(const GemmKind& kind, const Pointers& pointers);
   bool capturing() const;
   Plan& find_plan(const GemmKind& kind, const Pointers& pointers);
   bool is_worth_fusing(const Plan& fused, const Pointers& fused_pointers, const Plan& plain,
@@ -101,6 +107,7 @@ class GemmLibrary {
   cublasLtHandle_t handle_ = nullptr;
   Tensor workspace_;
   std::unordered_map<GemmKind, std::unique_ptr<Plan>, GemmKindHash> plans_;
+  std::unordered_map<GemmKind, std::unique_ptr<Plan>, GemmKindHash> untimed_plans_;
   std::unordered_map<std::string, GemmAlgorithm> imported_;
 };
 

@@ -5,7 +5,12 @@ namespace trireme::cuda {
 
 LibraryInfo library_info(GpuLibrary library) {
   LibraryInfo info;
-  info.name = library == GpuLibrary::cudnn ? "cuDNN" : library == GpuLibrary::nccl ? "NCCL" : "cuBLASLt";
+  switch (library) {
+    case GpuLibrary::cublaslt: info.name = "cuBLASLt"; break;
+    case GpuLibrary::cublas: info.name = "cuBLAS"; break;
+    case GpuLibrary::nccl: info.name = "NCCL"; break;
+    case GpuLibrary::cudnn: info.name = "cuDNN"; break;
+  }
   info.found = library != GpuLibrary::cudnn;
   if (info.found) {
     info.version = "emulated";

@@ -24,6 +24,13 @@ std::string version_of(GpuLibrary library, const SharedLibrary& shared) {
         return version_str(static_cast<int64_t>(get()));
       }
       break;
+    case GpuLibrary::cublas:
+      if (auto* get = reinterpret_cast<int (*)(int, int*)>(shared.find("cublasGetProperty"))) {
+        int parts[3] = {};  // major, minor, patch
+        for (int i = 0; i < 3; ++i) get(i, &parts[i]);
+        return version_str(int64_t{10000} * parts[0] + int64_t{100} * parts[1] + parts[2]);
+      }
+      break;
     case GpuLibrary::nccl:
       if (auto* get = reinterpret_cast<int (*)(int*)>(shared.find("ncclGetVersion"))) {
         int version = 0;
@@ -42,6 +49,7 @@ std::string version_of(GpuLibrary library, const SharedLibrary& shared) {
 const SharedLibrary& shared_library(GpuLibrary library) {
   switch (library) {
     case GpuLibrary::cublaslt: return cublaslt_library();
+    case GpuLibrary::cublas: return cublas_library();
     case GpuLibrary::nccl: return nccl_library();
     case GpuLibrary::cudnn: break;
   }
@@ -93,6 +101,14 @@ void* SharedLibrary::symbol(const char* function) const {
 const SharedLibrary& cublaslt_library() {
   static const SharedLibrary library({.name = "cuBLASLt",
                                       .file = "libcublasLt.so.13",
+                                      .folders = kToolkitFolders,
+                                      .package = "apt-get install libcublas-13-0 (NVIDIA's repository)"});
+  return library;
+}
+
+const SharedLibrary& cublas_library() {
+  static const SharedLibrary library({.name = "cuBLAS",
+                                      .file = "libcublas.so.13",
                                       .folders = kToolkitFolders,
                                       .package = "apt-get install libcublas-13-0 (NVIDIA's repository)"});
   return library;

@@ -1,6 +1,6 @@
 // A shared library that is opened when it is first used.
 //
-// The files of this folder define the functions of cuBLASLt and NCCL that the program calls, under their own names: each
+// The files of this folder define the functions of cuBLASLt, cuBLAS and NCCL that the program calls, under their own names: each
 // looks its namesake up in the library that was opened, and calls it. Callers include the library's header and call
 // what it declares. To call one more function, add it to the list of its library.
 #pragma once
@@ -45,6 +45,7 @@ class SharedLibrary {
 
 // Each opened at the first call, for as long as the program runs.
 const SharedLibrary& cublaslt_library();
+const SharedLibrary& cublas_library();
 const SharedLibrary& nccl_library();
 const SharedLibrary& cudnn_library();
 
