@@ -10,7 +10,9 @@ namespace trireme {
 
 namespace {
 
-constexpr int64_t kFar = int64_t{1} << 62;
+// Costs and distances of what there is stay below E · 2^45.
+constexpr int64_t kUnreached = int64_t{1} << 61;
+constexpr int64_t kNoMove = int64_t{1} << 62;
 constexpr double kSteps = 0x1p44;  // of the range of scores
 
 // scores as whole numbers in [0, kSteps].
@@ -62,6 +64,7 @@ class Flow {
   void make_heaps();
   bool find_path();
   void relax(size_t from);
+  size_t nearest_open() const;
   void follow_path();
   void move(int32_t token, size_t v);
   void settle(size_t u);
@@ -72,13 +75,13 @@ class Flow {
   std::span<int32_t> experts_;
   std::vector<int64_t> whole_;
   std::vector<Moves> moves_;      // [E, E]
-  std::vector<int64_t> cost_;     // [E, E]: that of the top of each heap, kFar: none
+  std::vector<int64_t> cost_;     // [E, E]: that of the top of each heap, kNoMove: none
   std::vector<int64_t> surplus_;  // [E]: tokens above floor(N/E) that are not in the pool
   std::vector<char> pooled_;      // [E]: whether the pool has a token of the expert
   int64_t pool_room_;
   std::vector<int64_t> potential_, distance_;  // [E + 2]
   std::vector<size_t> previous_;               // [E + 2]; itself at the start of a path
-  std::vector<char> done_;                     // [E + 2]
+  std::vector<int64_t> done_;                  // [E + 2]: kUnreached where a node's distance is final, else 0
 };
 
 Flow::Flow(const ScoreTable& scores, std::span<int32_t> experts)
@@ -88,7 +91,7 @@ Flow::Flow(const ScoreTable& scores, std::span<int32_t> experts)
       experts_(experts),
       whole_(whole_scores(scores)),
       moves_(num_experts_ * num_experts_),
-      cost_(num_experts_ * num_experts_, kFar),
+      cost_(num_experts_ * num_experts_, kNoMove),
       surplus_(num_experts_, -(scores.num_tokens / scores.num_experts)),
       pooled_(num_experts_, 0),
       pool_room_(scores.num_tokens % scores.num_experts),
@@ -133,7 +136,7 @@ void Flow::settle(size_t u) {
       std::pop_heap(heap.begin(), heap.end());
       heap.pop_back();
     }
-    cost_[edge(u, v)] = heap.empty() ? kFar : heap.front().cost;
+    cost_[edge(u, v)] = heap.empty() ? kNoMove : heap.front().cost;
   }
 }
 
@@ -152,17 +155,37 @@ void Flow::relax(size_t from) {
     if (pool_room_ > 0) reach(sink_, 0);
     return;
   }
-  const int64_t* costs = &cost_[edge(from, 0)];
+  const int64_t* cost = &cost_[edge(from, 0)];
+  const int64_t* potential = potential_.data();
+  int64_t* distance = distance_.data();
+  size_t* previous = previous_.data();
+#pragma omp simd
   for (size_t v = 0; v < num_experts_; ++v) {
-    if (costs[v] < kFar) reach(v, costs[v]);
+    const int64_t there = here + cost[v] - potential[v];
+    const bool nearer = there < distance[v];
+    distance[v] = nearer ? there : distance[v];
+    previous[v] = nearer ? from : previous[v];
   }
   if (!pooled_[from]) reach(pool_, 0);
   if (surplus_[from] < 0) reach(sink_, 0);
 }
 
+// The nearest node that is not done, the lower one of equals; the sink where it is as near.
+size_t Flow::nearest_open() const {
+  const int64_t* distance = distance_.data();
+  const int64_t* done = done_.data();
+  int64_t least = distance[sink_];
+#pragma omp simd reduction(min : least)
+  for (size_t u = 0; u <= pool_; ++u) least = std::min(least, distance[u] | done[u]);
+  if (least == distance[sink_]) return sink_;
+  size_t u = 0;
+  while ((distance[u] | done[u]) != least) ++u;
+  return u;
+}
+
 // Dijkstra's, from all experts with a surplus to the sink. False where no surplus is left.
 bool Flow::find_path() {
-  std::fill(distance_.begin(), distance_.end(), kFar);
+  std::fill(distance_.begin(), distance_.end(), kUnreached);
   std::fill(done_.begin(), done_.end(), 0);
   bool any = false;
   for (size_t u = 0; u < num_experts_; ++u) {
@@ -172,16 +195,11 @@ bool Flow::find_path() {
     previous_[u] = u;
   }
   if (!any) return false;
-  while (true) {
-    size_t nearest = sink_;
-    for (size_t u = 0; u <= pool_; ++u) {
-      if (!done_[u] && distance_[u] < distance_[nearest]) nearest = u;
-    }
-    if (nearest == sink_) break;
-    done_[nearest] = 1;
-    relax(nearest);
+  for (size_t u = nearest_open(); u != sink_; u = nearest_open()) {
+    done_[u] = kUnreached;
+    relax(u);
   }
-  TRIREME_CHECK(distance_[sink_] < kFar);
+  TRIREME_CHECK(distance_[sink_] < kUnreached);
   for (size_t u = 0; u <= sink_; ++u) potential_[u] += std::min(distance_[u], distance_[sink_]);
   return true;
 }

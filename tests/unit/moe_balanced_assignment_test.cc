@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <ostream>
 
 #include "core/random/philox.h"
 
@@ -12,6 +13,7 @@ namespace trireme {
 namespace {
 
 using Experts = std::vector<int32_t>;
+constexpr double kTolerance = 1e-10;  // of the range; N · 2^-44 and the rounding of sums in fp64
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
@@ -126,6 +128,11 @@ void expect_even(const Experts& experts, int64_t num_experts) {
 
 enum class Kind { normal, skewed, few_values, alike, huge };
 
+void PrintTo(Kind kind, std::ostream* out) {
+  constexpr const char* kNames[] = {"normal", "skewed", "few_values", "alike", "huge"};
+  *out << kNames[static_cast<size_t>(kind)];
+}
+
 Scores make_scores(Kind kind, uint64_t seed, int64_t num_tokens, int64_t num_experts) {
   Scores scores{{}, num_tokens, num_experts};
   for (int64_t t = 0; t < num_tokens; ++t) {
@@ -150,7 +157,7 @@ TEST_P(Balanced, IsTheBestOfEvenLoads) {
     const Scores scores = make_scores(GetParam(), seed, num_tokens, num_experts);
     const Experts experts = balanced(scores);
     expect_even(experts, num_experts);
-    EXPECT_NEAR(sum_of(scores, experts), best_sum(scores), 1e-6 * scores.range())
+    EXPECT_NEAR(sum_of(scores, experts), best_sum(scores), kTolerance * scores.range())
         << num_tokens << " tokens, " << num_experts << " experts, seed " << seed;
     EXPECT_EQ(balanced(scores), experts);
   }
@@ -163,7 +170,8 @@ TEST_P(Balanced, IsTheBestOfFewTokens) {
     const Scores scores = make_scores(GetParam(), seed, num_tokens, 40);
     const Experts experts = balanced(scores);
     expect_even(experts, 40);
-    EXPECT_NEAR(sum_of(scores, experts), best_sum(scores), 1e-6 * scores.range()) << num_tokens << " seed " << seed;
+    EXPECT_NEAR(sum_of(scores, experts), best_sum(scores), kTolerance * scores.range())
+        << num_tokens << " seed " << seed;
   }
 }
 
@@ -199,6 +207,11 @@ TEST(Balanced, LeavesTokensWhereTheBestIsEven) {
 TEST(Balanced, MovesTheTokenThatLosesLeast) {
   EXPECT_EQ(balanced({{9, 1, 5, 4}, 2, 2}), (Experts{0, 1}));
   EXPECT_EQ(balanced({{5, 4, 9, 1}, 2, 2}), (Experts{1, 0}));
+}
+
+// A hundred-millionth of the range decides between the last two.
+TEST(Balanced, SeesSmallDifferencesBesideGreatOnes) {
+  EXPECT_EQ(balanced({{1e7f, 0, 0, 1e7f, 1.1f, 0, 1.0f, 0}, 4, 2}), (Experts{0, 1, 0, 1}));
 }
 
 TEST(Balanced, HasEdges) {
