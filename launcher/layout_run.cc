@@ -119,6 +119,11 @@ void run_rank_of_layout(RankContext& rank, const Config& config, const LayoutInp
   record.memory = rank.allocator().stats();
   record.num_parameters = std::ssize(model.parameters());
   record.num_buckets = std::ssize(model.buckets());
+  for (const ModelChunk& chunk : model.chunks()) {
+    for (int64_t i = 0; i < chunk.num_layers; ++i) {
+      record.num_expert_layers += config.model.has_experts(chunk.first_layer + i);
+    }
+  }
   for (const Bucket* bucket : model.buckets()) {
     record.gradient_elements += bucket->numel();
     if (bucket->values_of() == nullptr) record.value_elements += bucket->numel();
