@@ -45,6 +45,7 @@ class ExpertRowsTest : public OpTest {
   SortedTensors sort(const Tensor& experts, int64_t num_experts) {
     SortedTensors sorted{unset(DType::i64, {num_experts}), unset(DType::i32, {experts.numel()}),
                          unset(DType::i32, experts.shape())};
+    ops::fill(stream(), sorted.position, 7);  // -1 is to be written, too
     ops::sort_by_expert(stream(), experts, num_experts, sorted.counts, sorted.order, sorted.position);
     return sorted;
   }
