@@ -59,8 +59,34 @@ void RoutingRecorder::saw(Stream& stream, int64_t layer, const Microbatch& micro
   const int64_t first = before * microbatch.num_tokens() + first_row;
   for (int64_t r = 0; r < rows; ++r) {
     const std::vector<int32_t> of_token(chosen.begin() + r * slots, chosen.begin() + (r + 1) * slots);
-    table_.record(step_, layer, first + r, of_token, gap(score.data() + r * num_choices, of_token));
+    double least = gap(score.data() + r * num_choices, of_token);
+    if (couples_) least = std::min(least, gap_to_others(score, chosen, r, rows));
+    table_.record(step_, layer, first + r, of_token, least);
   }
+}
+
+// An expert e that only one of two tokens got: their scores for it; and what an exchange of e and e' between them would lose.
+double RoutingRecorder::gap_to_others(const std::vector<float>& scores, const std::vector<int32_t>& chosen, int64_t row,
+                                      int64_t rows) const {
+  const int64_t n = experts_.num_choices();
+  const int64_t slots = std::ssize(chosen) / rows;
+  const auto score = [&](int64_t r, int32_t e) { return static_cast<double>(scores[static_cast<size_t>(r * n + e)]); };
+  const auto has = [&](int64_t r, int32_t e) {
+    return std::find(chosen.begin() + r * slots, chosen.begin() + (r + 1) * slots, e) !=
+           chosen.begin() + (r + 1) * slots;
+  };
+  double least = INFINITY;
+  for (int64_t other = 0; other < rows; ++other) {
+    for (int32_t e = 0; e < n; ++e) {
+      if (has(row, e) == has(other, e)) continue;
+      least = std::min(least, std::abs(score(row, e) - score(other, e)));
+      for (int32_t f = 0; f < n; ++f) {
+        if (has(row, f) == has(row, e) || has(other, f) == has(other, e)) continue;
+        least = std::min(least, std::abs(score(row, e) - score(row, f) - score(other, e) + score(other, f)));
+      }
+    }
+  }
+  return least;
 }
 
 double RoutingRecorder::gap(const float* scores, const std::vector<int32_t>& chosen) const {

@@ -36,7 +36,7 @@ class RoutingTable {
  private:
   struct Choice {
     std::vector<int32_t> experts = {};  // ascending
-    double gap = 0;                     // the smallest distance between a chosen score and one that isn't
+    double gap = 0;                     // the smallest difference of scores that decided
   };
   int64_t layers_ = 0;
   int64_t tokens_ = 0;  // of a step
@@ -47,15 +47,24 @@ class RoutingTable {
 class RoutingRecorder final : public RoutingWatch {
  public:
   RoutingRecorder(const Config& config, const Mesh& mesh, RoutingTable& table)
-      : experts_(config.model.experts), mesh_(mesh), table_(table) {}
+      : experts_(config.model.experts),
+        couples_(config.moe.capacity_factor || config.moe.router == MoeRouter::base ||
+                 config.moe.router == MoeRouter::expert_choice),
+        mesh_(mesh),
+        table_(table) {}
   void set_step(int64_t step) { step_ = step; }
   void saw(Stream& stream, int64_t layer, const Microbatch& microbatch, int64_t first_row, const Tensor& scores,
            const Tensor& bias, const Tensor& experts) override;
 
  private:
+  // Between a chosen and another expert of the token, or between groups.
   double gap(const float* scores, const std::vector<int32_t>& chosen) const;
+  // Between tokens that compete for an expert, where decisions couple them; `row` among `rows`.
+  double gap_to_others(const std::vector<float>& scores, const std::vector<int32_t>& chosen, int64_t row,
+                       int64_t rows) const;
 
   ExpertsConfig experts_;
+  bool couples_;
   Mesh mesh_;
   RoutingTable& table_;
   int64_t step_ = 0;

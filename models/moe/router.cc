@@ -95,7 +95,8 @@ Chosen Router::decide(Stream& stream, const Microbatch& microbatch, const Tensor
 void Router::count(Stream& stream, const Microbatch& microbatch, const Tensor& logits, const Tensor& scores,
                    const Chosen& chosen) const {
   if (stats_->watch() != nullptr) {
-    stats_->watch()->saw(stream, layer_, microbatch, rows_.first_row(microbatch.num_tokens()), scores, bias_.value,
+    const Tensor& decided_by = moe_.router == MoeRouter::base ? logits : scores;
+    stats_->watch()->saw(stream, layer_, microbatch, rows_.first_row(microbatch.num_tokens()), decided_by, bias_.value,
                          chosen.experts);
   }
   Tensor counts = stats_->counts_of(layer_);
