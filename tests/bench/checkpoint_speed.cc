@@ -6,12 +6,8 @@
 // file of the checkpoint; before reading, files are put out of the system's cache.
 // added: what a save adds to the steps beside it, against a save that they wait for, on disks of several speeds (0: as fast
 // as it is). Pairs of as many steps as outlast a save, with one and without, each pair the other way round than the last.
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstdio>
-#include <cstring>
 #include <filesystem>
 #include <functional>
 #include <sstream>
@@ -32,8 +28,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int64_t kPiece = int64_t{4} << 20;
-
 struct Options {
   std::string dir = ".";
   int ranks = 2;
@@ -43,41 +37,6 @@ struct Options {
   std::vector<int> disks = {200, 500, 0};  // MB/s; slow ones first, which use all memory that there is for a save
   std::vector<std::string> sets;
 };
-
-void require(bool condition, const char* what) {
-  if (!condition)
-    throw MachineError({.what = std::string("the benchmark can't ") + what, .found = std::strerror(errno)});
-}
-
-void plain_write(const std::string& path, int64_t bytes) {
-  std::vector<char> piece(kPiece);
-  for (size_t i = 0; i < piece.size(); ++i) piece[i] = static_cast<char>(i * 31 + i / 4096);
-  const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  require(fd >= 0, "create a file");
-  for (int64_t at = 0; at < bytes; at += kPiece) {
-    const auto n = static_cast<size_t>(std::min(kPiece, bytes - at));
-    require(::pwrite(fd, piece.data(), n, at) == static_cast<ssize_t>(n), "write a file");
-  }
-  require(::fsync(fd) == 0, "flush a file");
-  ::close(fd);
-}
-
-void plain_read(const std::string& path) {
-  std::vector<char> piece(kPiece);
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  require(fd >= 0, "open a file");
-  while (::read(fd, piece.data(), piece.size()) > 0) {
-  }
-  ::close(fd);
-}
-
-// Out of the system's cache. REQUIRES: it was flushed.
-void evict(const std::string& path) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  require(fd >= 0, "open a file");
-  ::posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
-  ::close(fd);
-}
 
 class Bench {
  public:

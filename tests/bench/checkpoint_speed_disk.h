@@ -1,18 +1,62 @@
-// A disk of a chosen speed for the benchmark of checkpoints, and what its writers cost.
+// For the benchmark of checkpoints: plain files, a disk of a chosen speed, and what its writers cost.
 #pragma once
 
+#include <fcntl.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
+#include <cstring>
 #include <memory>
 #include <mutex>
 #include <string>
 #include <thread>
+#include <utility>
+#include <vector>
 
+#include "core/error.h"
 #include "core/formats/file_system.h"
 
 namespace trireme {
+
+inline constexpr int64_t kPiece = int64_t{4} << 20;
+
+inline void require(bool condition, const char* what) {
+  if (!condition)
+    throw MachineError({.what = std::string("the benchmark can't ") + what, .found = std::strerror(errno)});
+}
+
+inline void plain_write(const std::string& path, int64_t bytes) {
+  std::vector<char> piece(kPiece);
+  for (size_t i = 0; i < piece.size(); ++i) piece[i] = static_cast<char>(i * 31 + i / 4096);
+  const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  require(fd >= 0, "create a file");
+  for (int64_t at = 0; at < bytes; at += kPiece) {
+    const auto n = static_cast<size_t>(std::min(kPiece, bytes - at));
+    require(::pwrite(fd, piece.data(), n, at) == static_cast<ssize_t>(n), "write a file");
+  }
+  require(::fsync(fd) == 0, "flush a file");
+  ::close(fd);
+}
+
+inline void plain_read(const std::string& path) {
+  std::vector<char> piece(kPiece);
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  require(fd >= 0, "open a file");
+  while (::read(fd, piece.data(), piece.size()) > 0) {
+  }
+  ::close(fd);
+}
+
+// Out of the system's cache. REQUIRES: it was flushed.
+inline void evict(const std::string& path) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  require(fd >= 0, "open a file");
+  ::posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+  ::close(fd);
+}
 
 // Processor time.
 struct ProcessorTime {
