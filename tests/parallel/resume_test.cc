@@ -153,20 +153,27 @@ TEST_F(ResumeFrom, ADiskThatIsTooFullIsSaidBeforeTheFirstStep) {
   EXPECT_EQ(read_file(config.run.dir + "/metrics.jsonl"), "");
 }
 
-// Refuses all new files of checkpoints from a step on.
-class RefusedFrom : public FaultyFiles {
+// Refuses new files whose path has one of these in it.
+class Refusing : public FaultyFiles {
  public:
-  explicit RefusedFrom(int64_t step) : step_(step) {}
+  explicit Refusing(std::vector<std::string> parts) : parts_(std::move(parts)) {}
   std::unique_ptr<OutputFile> create(const std::string& path) override {
-    const size_t at = path.find("/step-");
-    if (at != std::string::npos && std::stoll(path.substr(at + 6, 8)) >= step_)
-      throw MachineError({.what = "refused on purpose", .where = path});
+    for (const std::string& part : parts_) {
+      if (path.find(part) != std::string::npos) throw MachineError({.what = "refused on purpose", .where = path});
+    }
     return FaultyFiles::create(path);
   }
 
  private:
-  const int64_t step_;
+  const std::vector<std::string> parts_;
 };
+
+TEST_F(ResumeFrom, ARankThatCannotWriteIsSaidBeforeTheFirstStep) {
+  Refusing files({"rank-00001"});
+  const Config config = parse_config(testing::tiny_yaml(dir_, 2), "test", {});
+  EXPECT_THROW(testing::train(config, 2, files), MachineError);
+  EXPECT_EQ(read_file(config.run.dir + "/metrics.jsonl"), "");
+}
 
 TEST_F(ResumeFrom, OnlyTheLastSaveMustSucceed) {
   for (const std::string async : {"true", "false"}) {
@@ -174,7 +181,7 @@ TEST_F(ResumeFrom, OnlyTheLastSaveMustSucceed) {
     const Config config =
         parse_config(testing::tiny_yaml(dir_, 4), "test",
                      {"run.dir=" + (dir_ / name), "checkpoint={every: 1, keep_last: 0, async: " + async + "}"});
-    RefusedFrom files(3);
+    Refusing files({"step-00000003", "step-00000004"});
     try {
       testing::train(config, 2, files);
       ADD_FAILURE() << "ends as if it were saved";
@@ -193,6 +200,15 @@ TEST_F(ResumeFrom, ATrainersSavesKeepWhatIsAskedFor) {
   std::vector<std::string> left;
   for (const std::string& path : list_checkpoints(dir_ / "run")) left.push_back(path);
   EXPECT_EQ(left, (std::vector<std::string>{checkpoint("run", 9), checkpoint("run", 8), checkpoint("run", 4)}));
+}
+
+// A run that was killed while it deleted a checkpoint behind its last save.
+TEST_F(ResumeFrom, AFinishedRunThatStartsAgainRemovesLeftovers) {
+  train_to("run", 2);
+  fs::create_directories(checkpoint("run", 1) + ".tmp");
+  train_to("run", 2);
+  EXPECT_FALSE(fs::exists(checkpoint("run", 1) + ".tmp"));
+  EXPECT_EQ(steps_of("run"), (std::vector<int64_t>{1, 2}));
 }
 
 // Ranks on machines that each have a directory of this name.
