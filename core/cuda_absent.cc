@@ -82,6 +82,14 @@ void resize_heads(Stream&, const Tensor&, int64_t, Tensor&) { absent(); }
 void grouped_linear_forward(Stream&, const Tensor&, const Tensor&, ops::RowOffsets, Tensor&) { absent(); }
 void grouped_linear_backward_input(Stream&, const Tensor&, const Tensor&, ops::RowOffsets, Tensor&) { absent(); }
 void grouped_linear_backward_weight(Stream&, const Tensor&, const Tensor&, ops::RowOffsets, Tensor&, bool) { absent(); }
+void light_factors(Stream&, const Tensor&, const Tensor&, const Tensor&, const ops::LightChoices&, Tensor&, Tensor&) {
+  absent();
+}
+void light_gradients(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                     const ops::LightChoices&, Tensor&, Tensor&) {
+  absent();
+}
+void add_light_rows(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, Tensor&) { absent(); }
 void linear_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, Tensor&) { absent(); }
 void linear_add_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, Tensor&) { absent(); }
 void linear_backward_input(Stream&, const Tensor&, const Tensor&, Tensor&, bool) { absent(); }

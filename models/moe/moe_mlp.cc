@@ -18,7 +18,7 @@ enum Slot : int {
 };
 
 // Stashes in that of the layer; those of chunks follow.
-enum Part : size_t { kRouter, kSharedPart, kFirstChunk };
+enum Part : size_t { kRouter, kSharedPart, kLight, kFirstChunk };
 
 // In the stash of a chunk: its plan, and the stash of the experts as a part.
 constexpr int kPlan = 0;
@@ -31,6 +31,7 @@ MoeMlp::MoeMlp(const ModelConfig& config, const ParameterNames& names, int64_t m
       rows_(setup.tensor.cut_along_tokens()),
       router_(config, {names.router, names.score_bias}, moe_layer, setup),
       experts_(config, [&](int64_t e) { return names.expert(e); }, setup),
+      light_(config, names),
       dispatcher_(make_dispatcher(setup, config.experts.num_experts)),
       num_chunks_(setup.config.dispatch_chunks) {
   if (config.experts.shared_ffn_size == 0) return;
@@ -44,6 +45,7 @@ void MoeMlp::list_weights(std::vector<Weight*>& list) {
   router_.list_weights(list);
   if (shared_) shared_->list_weights(list);
   if (shared_gate_) list.push_back(&shared_gate_);
+  light_.list_weights(list);
   experts_.list_weights(list);
 }
 
@@ -109,6 +111,7 @@ Tensor MoeMlp::forward(Stream& stream, const Microbatch& microbatch, const Tenso
     Tensor y = own.slice(list[i].begin, list[i].end);
     dispatcher_->sum(stream, there[i].plan, std::move(back[i]), y);
   }
+  if (light_) light_.forward(stream, x, routing.experts, routing.weights, own, stash.part(kLight));
   Tensor y = all_rows(stream, own, microbatch);
   if (shared_) add_shared(stream, normed, shared, y, stash);
   return y;
@@ -203,6 +206,7 @@ Tensor MoeMlp::backward_input(Stream& stream, const Microbatch& microbatch, cons
     dispatcher_->sum(stream, t.plan, std::move(t.back), dx_rows);
     dispatcher_->sum(stream, t.plan, std::move(t.weights_back), pairs);
   }
+  if (light_) light_.backward_input(stream, own_dy, dx, dweights, stash.part(kLight));
   const Tensor router_dx = router_.backward_input(stream, microbatch, dweights, dx.dtype(), stash.part(kRouter));
   ops::add(stream, dx, router_dx, dx);
   dx = all_rows(stream, dx, microbatch);
@@ -212,6 +216,7 @@ Tensor MoeMlp::backward_input(Stream& stream, const Microbatch& microbatch, cons
 
 void MoeMlp::backward_weight(Stream& stream, const Microbatch& microbatch, Tensor normed, Stash& stash) {
   router_.backward_weight(stream, own_rows(normed, microbatch), stash.part(kRouter));
+  if (light_) light_.backward_weight(stream, own_rows(normed, microbatch), stash.part(kLight));
   bool accumulate = experts_.accumulate_gradients();
   for (size_t i = kFirstChunk; i < stash.num_parts(); ++i) {
     Stash& kept = stash.part(i);

@@ -2,6 +2,8 @@
 //
 //   y = Σ_k w_k · expert_{e_k}(x) [+ shared(x), or sigmoid(g·x) · shared(x)]
 //
+// where experts of MoE++ (light_experts.h) may be among the chosen.
+//
 // Each rank routes the rows that it holds; where hidden states are whole on every tensor rank, its share of them
 // (TensorGroup::cut_along_tokens), and the outputs are gathered. So gradients of the router are partial over the tensor
 // group, and those of experts over the ranks that hold the same ones.
@@ -15,6 +17,7 @@
 #include "models/mlp.h"
 #include "models/moe/dispatcher.h"
 #include "models/moe/experts.h"
+#include "models/moe/light_experts.h"
 #include "models/moe/router.h"
 #include "models/parameter_names.h"
 
@@ -50,6 +53,7 @@ class MoeMlp final : public BlockHalf {
   TensorGroup rows_;  // cut along the tokens
   Router router_;
   Experts experts_;
+  LightExperts light_;
   std::unique_ptr<Dispatcher> dispatcher_;
   std::unique_ptr<Mlp> shared_;  // none without shared experts
   Weight shared_gate_;           // [1, C], or none

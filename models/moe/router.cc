@@ -107,6 +107,18 @@ void Router::count(Stream& stream, const Microbatch& microbatch, const Tensor& l
   stats_->add_dropped(layer_, chosen.num_dropped);
 }
 
+// How much of the balance loss each choice makes: MoE++'s experts that compute nothing τ. Undefined: all alike.
+Tensor Router::emphasis(Stream& stream) const {
+  const int64_t num_light = experts_.num_choices() - experts_.num_experts;
+  if (num_light == 0) return {};
+  Tensor emphasis = Tensor::empty(stream, {experts_.num_choices()}, DType::f32);
+  Tensor real = emphasis.flat_slice(0, {experts_.num_experts});
+  Tensor light = emphasis.flat_slice(experts_.num_experts, {num_light});
+  ops::fill(stream, real, 1);
+  ops::fill(stream, light, moe_.constant_share);
+  return emphasis;
+}
+
 // What of the balance loss each p gets.
 Tensor Router::balance(Stream& stream, const Microbatch& microbatch, const Tensor& logits, const Tensor& scores,
                        const Tensor& chosen) const {
@@ -137,7 +149,7 @@ Tensor Router::balance(Stream& stream, const Microbatch& microbatch, const Tenso
   Tensor gradient = Tensor::empty(stream, shape, DType::f32);
   Tensor loss;
   if (stats_ != nullptr) loss = stats_->balance_loss_of(layer_);
-  ops::balance_loss(stream, counts, probabilities, /*emphasis=*/none, factor, gradient, loss);
+  ops::balance_loss(stream, counts, probabilities, emphasis(stream), factor, gradient, loss);
   return gradient;
 }
 

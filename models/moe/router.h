@@ -1,8 +1,9 @@
 // The router of one layer: logits = W·x, scores, the choice of K experts for each token, their weights; and the losses that
 // keep experts evenly loaded. All in fp32, whatever the model computes in.
 //
-// With p the scores of a token divided by their sum, f_e the share of slots that chose e, P_e the mean of p_e:
-//   balance loss  coef · E · Σ_e f_e · P_e   over a sequence, a microbatch, or with f of the global batch so far
+// With p the scores of a token divided by their sum, f_e the share of slots that chose e, P_e the mean of p_e, η_e = 1, but τ
+// (moe.constant_share) where e is one of MoE++'s experts that compute next to nothing:
+//   balance loss  coef · E · Σ_e η_e · f_e · P_e   over a sequence, a microbatch, or with f of the global batch so far
 //   z-loss        coef · mean(logsumexp(logits)²)
 // Each is averaged over the microbatches of the global batch and enters the gradient only. No gradient passes f.
 // (Shazeer et al. 2017; Fedus et al. 2021, "Switch Transformers"; Zoph et al. 2022, "ST-MoE"; DeepSeek-V3 for sequences)
@@ -56,6 +57,7 @@ class Router {
                 Stash& stash) const;
   Tensor balance(Stream& stream, const Microbatch& microbatch, const Tensor& logits, const Tensor& scores,
                  const Tensor& chosen) const;
+  Tensor emphasis(Stream& stream) const;
   void count(Stream& stream, const Microbatch& microbatch, const Tensor& logits, const Tensor& scores,
              const Chosen& chosen) const;
   ops::TokenStretches stretches(const Microbatch& microbatch) const;
