@@ -84,6 +84,20 @@ const std::vector<Layout>& layouts() {
        8,
        {p("data: 2, tensor: 2, pipeline: 2, virtual_stages: 3, schedule: interleaved, zero: 1"), one},
        {"gpt2_deep", "qwen3_deep"}},
+      // Experts that compute next to nothing beside real ones
+      {"expert2", 2, {p("data: 2, expert: 2, zero: 1"), one}, {"moe_plusplus"}},
+      {"tensor2_expert2_zero3",
+       4,
+       {p("data: 2, tensor: 2, sequence: true, expert: 4, zero: 3"), "recompute.mode=selective"},
+       {"moe_plusplus"}},
+      {"tensor2_expert_tensor2",
+       4,
+       {p("data: 2, tensor: 2, expert: 2, expert_tensor: 2"), "recompute.mode=full"},
+       {"moe_plusplus"}},
+      {"pipeline2_expert2",
+       4,
+       {p("data: 2, pipeline: 2, expert: 2, stages: [1, 2], zero: 2"), one},
+       {"moe_plusplus"}},
   };
   return list;
 }
