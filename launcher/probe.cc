@@ -117,7 +117,12 @@ Config probe_config(const ProbeOptions& options, const std::vector<std::string>&
                            "\"}\ndata: {train: [{path: none}], sequence_length: " + std::to_string(sequence) +
                            "}\nbatch: {global: " + std::to_string(batch) + ", micro: " + std::to_string(batch) +
                            "}\noptimizer: {schedule: {type: constant}}\nprecision: {compute: fp32}\n";
-  return parse_config(text, "probe", sets);
+  Config config = parse_config(text, "probe", sets);
+  if (config.model.experts.num_experts == 0) return config;
+  // Without what training adds to keep experts even, unless it is asked for.
+  std::vector<std::string> all = {"moe.balance=none"};
+  all.insert(all.end(), sets.begin(), sets.end());
+  return parse_config(text, "probe", all);
 }
 
 void probe(RankContext& rank, const Config& config, const ProbeOptions& options) {
