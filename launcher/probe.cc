@@ -118,11 +118,11 @@ Config probe_config(const ProbeOptions& options, const std::vector<std::string>&
                            "}\nbatch: {global: " + std::to_string(batch) + ", micro: " + std::to_string(batch) +
                            "}\noptimizer: {schedule: {type: constant}}\nprecision: {compute: fp32}\n";
   Config config = parse_config(text, "probe", sets);
-  if (config.model.experts.num_experts == 0) return config;
-  // Without what training adds to keep experts even, unless it is asked for.
-  std::vector<std::string> all = {"moe.balance=none"};
-  all.insert(all.end(), sets.begin(), sets.end());
-  return parse_config(text, "probe", all);
+  // The loss is that of the labels alone, of every token.
+  config.moe.balance = MoeBalance::none;
+  config.moe.z_loss_coef = 0;
+  config.moe.capacity_factor.reset();
+  return config;
 }
 
 void probe(RankContext& rank, const Config& config, const ProbeOptions& options) {
