@@ -9,10 +9,12 @@ HashedFile::HashedFile(FileSystem& files, const std::string& path) : file_(files
   stored_.name = std::filesystem::path(path).filename().string();
 }
 
-void HashedFile::append(std::span<const std::byte> bytes) {
+void HashedFile::append(std::span<const std::byte> bytes, std::optional<uint64_t> hash) {
+  if (hash && chunk_.empty() && std::ssize(bytes) == kHashChunkBytes) return write(bytes, *hash);
   while (!bytes.empty()) {
     if (chunk_.empty() && std::ssize(bytes) >= kHashChunkBytes) {
-      write(bytes.first(static_cast<size_t>(kHashChunkBytes)));
+      const auto chunk = bytes.first(static_cast<size_t>(kHashChunkBytes));
+      write(chunk, hash_bytes(chunk.data(), chunk.size()));
       bytes = bytes.subspan(static_cast<size_t>(kHashChunkBytes));
       continue;
     }
@@ -24,12 +26,12 @@ void HashedFile::append(std::span<const std::byte> bytes) {
 }
 
 void HashedFile::flush() {
-  if (!chunk_.empty()) write(chunk_);
+  if (!chunk_.empty()) write(chunk_, hash_bytes(chunk_.data(), chunk_.size()));
   chunk_.clear();
 }
 
-void HashedFile::write(std::span<const std::byte> chunk) {
-  stored_.chunk_hashes.push_back(hash_bytes(chunk.data(), chunk.size()));
+void HashedFile::write(std::span<const std::byte> chunk, uint64_t hash) {
+  stored_.chunk_hashes.push_back(hash);
   file_->write_at(stored_.bytes, chunk);
   stored_.bytes += std::ssize(chunk);
 }

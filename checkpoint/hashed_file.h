@@ -5,6 +5,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -17,13 +18,14 @@ class HashedFile {
  public:
   HashedFile(FileSystem& files, const std::string& path);
 
-  void append(std::span<const std::byte> bytes);
+  // `hash`: that of the bytes, where it is known already.
+  void append(std::span<const std::byte> bytes, std::optional<uint64_t> hash = {});
   // Brings the file to the disk; returns what the manifest says of it.
   StoredFile finish();
 
  private:
   void flush();
-  void write(std::span<const std::byte> chunk);
+  void write(std::span<const std::byte> chunk, uint64_t hash);
 
   std::unique_ptr<OutputFile> file_;
   StoredFile stored_;

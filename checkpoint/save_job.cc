@@ -67,6 +67,7 @@ bool SaveJob::failed() const {
 
 void SaveJob::hand_over(Chunk& chunk) {
   if (chunk.bytes == 0) return;
+  if (hash_) chunk.hash = hash_->take();
   chunk.copied = copies_.record();
   std::lock_guard lock(mutex_);
   queue_.push_back(std::move(chunk));
@@ -87,16 +88,21 @@ void SaveJob::copy_pieces(Chunk& chunk) {
       if (chunk.bytes == slots_.slot_bytes()) hand_over(chunk);
     }
   };
+  if (copies_.device().type == DeviceType::cpu) hash_.emplace();
   const std::string& header = plan_.header();
-  fill(std::ssize(header),
-       [&](int64_t from, int64_t n, void* to) { std::memcpy(to, header.data() + from, static_cast<size_t>(n)); });
+  fill(std::ssize(header), [&](int64_t from, int64_t n, void* to) {
+    if (hash_) return hash_->copy(header.data() + from, to, n);
+    std::memcpy(to, header.data() + from, static_cast<size_t>(n));
+  });
   for (const SavePiece& piece : plan_.pieces()) {
     const Tensor elements = piece.elements();
     const int64_t width = piece.width();
     piece.for_each_stretch(piece.begin, piece.end, [&](int64_t first, int64_t count) {
       fill(count * width, [&](int64_t from, int64_t n, void* to) {
         const int64_t begin = first - piece.begin + from / width;
-        ops::copy_to_host(copies_, elements.slice(begin, begin + n / width), to);
+        const Tensor part = elements.slice(begin, begin + n / width);
+        if (hash_) return hash_->copy(part.raw(), to, n);
+        ops::copy_to_host(copies_, part, to);
       });
     });
   }
@@ -157,7 +163,9 @@ void SaveJob::write_all() {
     } catch (...) {
       fail(std::current_exception());
     }
-    attempt([&] { file->append({static_cast<const std::byte*>(chunk.slot.raw()), static_cast<size_t>(chunk.bytes)}); });
+    attempt([&] {
+      file->append({static_cast<const std::byte*>(chunk.slot.raw()), static_cast<size_t>(chunk.bytes)}, chunk.hash);
+    });
     slots_.give_back(std::move(chunk.slot));
   }
   StoredFile stored;

@@ -2,8 +2,8 @@
 //
 //   device ──(copier thread, stream of its own)──▶ chunks of the file in host memory ──(writer thread)──▶ file
 //
-// The copier leaves the padding out, so that a slot holds 4 MiB of the file as they will stand there; the writer hashes and
-// writes them. Slots are given back when written, so that the memory is bounded: with few slots the copies wait for the
+// The copier leaves the padding out, so that a slot holds 4 MiB of the file as they will stand there; the writer writes
+// them. The hash is taken on the way: by the copier where it copies itself (a CPU), else by the writer. Slots are given back when written, so that the memory is bounded: with few slots the copies wait for the
 // disk, and the next update waits for the copies.
 // Thread safety: the methods are called by the rank's thread.
 #pragma once
@@ -16,6 +16,7 @@
 #include <optional>
 #include <thread>
 
+#include "checkpoint/chunk_hash.h"
 #include "checkpoint/hashed_file.h"
 #include "checkpoint/save_plan.h"
 #include "core/device/device.h"
@@ -63,6 +64,7 @@ class SaveJob {
     Tensor slot;
     int64_t bytes = 0;
     std::unique_ptr<Event> copied;
+    std::optional<uint64_t> hash;
   };
 
   void copy_all(const Event& ready);
@@ -78,6 +80,7 @@ class SaveJob {
   const std::string directory_;
   Stream& copies_;
   HostSlots& slots_;
+  std::optional<ChunkHash> hash_;  // of the chunk that is being filled, where the copier copies itself
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;

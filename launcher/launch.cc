@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
@@ -16,7 +17,9 @@
 #include "core/error.h"
 #include "core/metrics/console.h"
 #include "core/metrics/log.h"
+#include "core/metrics/run_directory.h"
 #include "launcher/cli.h"
+#include "launcher/resume.h"
 
 namespace trireme {
 
@@ -115,7 +118,7 @@ std::vector<std::string> mpirun_command(const LaunchArgs& args, const std::strin
     const int nproc = args.nproc.value_or(std::max(1, num_gpus));
     add({"--oversubscribe", "-np", std::to_string(nproc)});  // more ranks than cores is for the user to say
   } else {
-    add({"--hostfile", args.hosts});
+    add({"--hostfile", args.hosts, "-x", kLaunchVariable});  // ranks of this machine have the environment anyway
     if (args.nproc) add({"-np", std::to_string(*args.nproc)});
   }
   add({program});
@@ -165,6 +168,11 @@ int launch_command(const LaunchArgs& args) {
   Console console(STDERR_FILENO, /*terminal=*/false);
   const Logger logger(/*rank=*/0, console);
   const std::string program = fs::read_symlink("/proc/self/exe").string();
+  // By this name ranks that start again know that they do (resume.h).
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  ::setenv(kLaunchVariable,
+           (host_name() + "-" + std::to_string(::getpid()) + "-" + std::to_string(now.count())).c_str(),
+           /*overwrite=*/1);
   // mpirun forwards SIGUSR1 to all ranks, which stop after the step and save; SIGTERM it answers by killing them.
   return supervise(mpirun_command(args, program, ::geteuid() == 0, count_gpus()), args.max_restarts, SIGUSR1,
                    [&](std::string_view text) { logger.warn(text); });

@@ -69,15 +69,25 @@ class TrafficMeter {
   int64_t first_ = 0;
 };
 
+int64_t num_expert_layers(const ModelConfig& model) {
+  int64_t n = 0;
+  for (int64_t layer = 0; layer < model.num_layers; ++layer) n += model.has_experts(layer);
+  return n;
+}
+
 // What the ranks put together.
 struct Gathered {
-  explicit Gathered(int ranks) : records(static_cast<size_t>(ranks)), numbers(static_cast<size_t>(ranks)) {}
+  Gathered(const Config& config, int64_t steps, int ranks)
+      : records(static_cast<size_t>(ranks)),
+        numbers(static_cast<size_t>(ranks)),
+        routing(config, steps, num_expert_layers(config.model)) {}
 
   GlobalCollector initial{"initial value"};
   GlobalCollector gradients{"gradient"};
   GlobalCollector weights{"updated weight"};
   std::vector<RankRecord> records;
   std::vector<std::vector<StepNumbers>> numbers;  // by rank and step
+  RoutingTable routing;
 };
 
 void run_rank_of_layout(RankContext& rank, const Config& config, const LayoutInput& input, Gathered& gathered) {
@@ -92,9 +102,12 @@ void run_rank_of_layout(RankContext& rank, const Config& config, const LayoutInp
 
   RankRecord& record = gathered.records[place];
   record.mesh = rank.mesh();
+  RoutingRecorder recorder(config, rank.mesh(), gathered.routing);
+  model.moe_stats().set_watch(&recorder);
   TrafficMeter meter(rank.recorder());
   for (int64_t s = 0; s < input.steps; ++s) {
     rank.recorder().set_step(s + 1);
+    recorder.set_step(s);
     step.forward_backward(microbatches_of(input, s, config.batch.micro, rank.mesh()));
     if (s == 0) gathered.gradients.add(stream, model.parameters(), Bucket::Buffer::gradient, rank.rank());
     step.update(config.optimizer.lr, s + 1);
@@ -106,6 +119,11 @@ void run_rank_of_layout(RankContext& rank, const Config& config, const LayoutInp
   record.memory = rank.allocator().stats();
   record.num_parameters = std::ssize(model.parameters());
   record.num_buckets = std::ssize(model.buckets());
+  for (const ModelChunk& chunk : model.chunks()) {
+    for (int64_t i = 0; i < chunk.num_layers; ++i) {
+      record.num_expert_layers += config.model.has_experts(chunk.first_layer + i);
+    }
+  }
   for (const Bucket* bucket : model.buckets()) {
     record.gradient_elements += bucket->numel();
     if (bucket->values_of() == nullptr) record.value_elements += bucket->numel();
@@ -179,7 +197,7 @@ LayoutInput make_layout_input(const Config& config, int64_t steps, uint64_t seed
 LayoutResult run_layout(const Config& config, const LayoutInput& input, const ThreadWorldOptions& world) {
   TRIREME_CHECK(input.batch == config.batch.global && input.sequence == config.data.sequence_length);
   const auto ranks = static_cast<int>(num_ranks(config.parallel));
-  Gathered gathered(ranks);
+  Gathered gathered(config, input.steps, ranks);
   run_thread_ranks(
       ranks,
       [&](Communicator& communicator) {
@@ -192,6 +210,7 @@ LayoutResult run_layout(const Config& config, const LayoutInput& input, const Th
   for (const StepNumbers& numbers : gathered.numbers.front()) {
     result.loss.push_back(numbers.loss);
     result.grad_norm.push_back(numbers.grad_norm);
+    result.experts.push_back(numbers.moe);
   }
   for (size_t r = 1; r < gathered.numbers.size(); ++r) {
     for (size_t s = 0; s < result.loss.size(); ++s) {
@@ -209,6 +228,7 @@ LayoutResult run_layout(const Config& config, const LayoutInput& input, const Th
   result.gradients = gathered.gradients.take();
   result.weights = gathered.weights.take();
   result.ranks = std::move(gathered.records);
+  result.routing = std::move(gathered.routing);
   return result;
 }
 
@@ -216,12 +236,40 @@ Config one_rank(const Config& config) {
   Config one = config;
   one.parallel = {.data = 1, .backend = config.parallel.backend};
   one.recompute = {};
+  // Balance over the whole batch so far looks at the data ranks' microbatches together.
+  const bool whole_batch = config.moe.balance == MoeBalance::aux && config.moe.aux_scope == AuxScope::global;
+  if (config.model.experts.num_experts > 0 && whole_batch) one.batch.micro *= *config.parallel.data;
   return one;
 }
 
 bool LayoutComparison::within(double tolerance) const {
   return loss <= tolerance && grad_norm <= tolerance && worst_gradient() <= tolerance && worst_weight() <= tolerance &&
          unmoved.empty() && findings.empty();
+}
+
+// What the routers decided, before what came of it.
+static void compare_experts(const LayoutResult& result, const LayoutResult& reference, LayoutComparison& c) {
+  const RoutingTable::Difference difference = result.routing.compare(reference.routing);
+  if (difference.found) {
+    c.near_tie = difference.near_tie;
+    c.findings.push_back(difference.text);
+    return;
+  }
+  for (size_t s = 0; s < result.experts.size(); ++s) {
+    const MoeNumbers& got = result.experts[s];
+    const MoeNumbers& want = reference.experts[s];
+    const std::string where = " in step " + std::to_string(s + 1) + " differs from that of one rank";
+    if (got.load != want.load) c.findings.push_back("the load of experts" + where);
+    if (got.dropped != want.dropped) c.findings.push_back("the number of dropped slots" + where);
+    const auto check = [&](const char* name, double a, double b) {
+      if (relative(a, b) > 1e-5) {
+        c.findings.push_back(name + where + ": " + std::to_string(a) + ", not " + std::to_string(b));
+      }
+    };
+    check("the balance loss", got.balance_loss, want.balance_loss);
+    check("the z-loss", got.z_loss, want.z_loss);
+    check("the routers' entropy", got.entropy, want.entropy);
+  }
 }
 
 LayoutComparison compare(const LayoutResult& result, const LayoutResult& reference, const Config& config) {
@@ -240,6 +288,7 @@ LayoutComparison compare(const LayoutResult& result, const LayoutResult& referen
   for (const TensorError& e : compare_tensors(result.initial, reference.initial)) {
     if (e.error != 0) c.findings.push_back("the initial values of " + e.name + " differ from those of one rank");
   }
+  compare_experts(result, reference, c);
   return c;
 }
 

@@ -8,6 +8,8 @@
 #include "core/config/config.h"
 #include "core/device/allocator.h"
 #include "launcher/global_tensors.h"
+#include "launcher/moe_step.h"
+#include "launcher/routing_table.h"
 #include "launcher/step_tokens.h"
 #include "models/transformer.h"
 #include "parallel/comm/flight_recorder.h"
@@ -42,6 +44,7 @@ struct RankRecord {
   MemoryStats memory;                         // of the device, after the last step
   int64_t num_parameters = 0;
   int64_t num_buckets = 0;
+  int64_t num_expert_layers = 0;  // of this rank's
   int64_t value_elements = 0;     // of this rank's buckets, with padding
   int64_t gradient_elements = 0;  // likewise; a tied table has them twice where one rank uses it twice
 };
@@ -53,6 +56,8 @@ struct LayoutResult {
   GlobalTensors gradients;  // of step 1, before clipping
   GlobalTensors weights;    // after the last step
   std::vector<RankRecord> ranks;
+  RoutingTable routing;               // of models with experts
+  std::vector<MoeNumbers> experts;    // likewise, of each step
   std::vector<std::string> findings;  // replicas that differ, elements that no rank holds
 };
 
@@ -71,6 +76,8 @@ struct LayoutComparison {
   std::vector<TensorError> weights;    // worst first
   std::vector<std::string> unmoved;    // parameters with a gradient that did not move
   std::vector<std::string> findings;   // of the run
+  // Tokens chose other experts, and rounding may have made them: the numbers say nothing then.
+  bool near_tie = false;
 
   double worst_gradient() const { return gradients.empty() ? 0 : gradients.front().error; }
   double worst_weight() const { return weights.empty() ? 0 : weights.front().error; }

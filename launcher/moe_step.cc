@@ -16,6 +16,7 @@ void MoeStep::begin(Stream& stream) { model_.moe_stats().clear(stream); }
 void MoeStep::finish(Stream& stream, const Tensor& non_finite) {
   MoeStats& stats = model_.moe_stats();
   if (stats.num_layers() == 0) return;
+  if (config_.capacity_factor) stats.store_dropped(stream);
   if (world_.size() > 1) {
     const WorkHandle counts = world_.all_reduce(stats.counts(), ReduceOp::sum, stream);
     const WorkHandle sums = world_.all_reduce(stats.sums(), ReduceOp::sum, stream);

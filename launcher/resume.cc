@@ -1,7 +1,9 @@
 #include "launcher/resume.h"
 
-#include <filesystem>
+#include <cstdlib>
+#include <fstream>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -9,6 +11,7 @@
 #include "checkpoint/hugging_face.h"
 #include "checkpoint/load.h"
 #include "core/error.h"
+#include "core/formats/atomic_file.h"
 #include "parallel/comm/texts.h"
 
 namespace trireme {
@@ -40,6 +43,7 @@ std::string try_load(RankContext& rank, RankModel& model, const std::string& pat
   }
   start.step = reader->manifest().step;
   start.consumed_samples = reader->manifest().consumed_samples;
+  start.seed = reader->manifest().seed;
   return {};
 }
 
@@ -52,13 +56,17 @@ std::string first_problem(RankContext& rank, const std::string& own) {
   return broadcast_text(rank.world(), stream, own, static_cast<int>(speaker));
 }
 
-// The newest checkpoint that every rank can load what it needs of; its path, or nothing where there is none at all.
-std::string load_newest(RankContext& rank, const Config& config, RankModel& model, Logger& logger, RunStart& start) {
+// The newest checkpoint, of those later than `later_than`, that every rank can load what it needs of; its path, or nothing
+// where there is none at all.
+std::string load_newest(RankContext& rank, const Config& config, int64_t later_than, RankModel& model, Logger& logger,
+                        RunStart& start) {
   std::vector<std::string> found;  // on rank 0
   std::vector<std::string> skipped;
   if (rank.is_main()) found = list_checkpoints(config.run.dir, &skipped);
+  std::erase_if(found, [&](const std::string& path) { return read_manifest(path).step <= later_than; });
   for (const std::string& problem : skipped) logger.warn("a checkpoint is passed over: " + problem);
-  std::string last_problem = skipped.empty() ? "" : skipped.back();
+  // One without a manifest may be of any step.
+  std::string last_problem = skipped.empty() || later_than >= 0 ? "" : skipped.back();
   for (size_t i = 0;; ++i) {
     const std::string path =
         broadcast_text(rank.world(), rank.host_stream(), i < found.size() ? found[i] : std::string(), 0);
@@ -73,6 +81,46 @@ std::string load_newest(RankContext& rank, const Config& config, RankModel& mode
   throw DataError({.what = "no checkpoint of the run can be used (checkpoint.resume: never starts anew and sets these "
                            "aside); of the last one: " +
                            last_problem});
+}
+
+// Where the launch that this process belongs to wrote down from which step it began. A start by hand has none.
+class LaunchRecord {
+ public:
+  explicit LaunchRecord(const Config& config) : path_(config.run.dir + "/launch.txt") {
+    if (const char* name = std::getenv(kLaunchVariable)) launch_ = name;
+  }
+
+  // The step, where this launch was there before.
+  std::optional<int64_t> began_from() const {
+    std::ifstream file(path_);
+    std::string launch;
+    int64_t step = 0;
+    if (launch_.empty() || !(file >> launch >> step) || launch != launch_) return std::nullopt;
+    return step;
+  }
+  void write(FileSystem& files, int64_t step) const {
+    if (launch_.empty() || began_from()) return;
+    const std::string text = launch_ + " " + std::to_string(step) + "\n";
+    AtomicFile file(path_, files);
+    file.append(std::as_bytes(std::span<const char>(text)));
+    file.commit();
+  }
+
+ private:
+  std::string path_;
+  std::string launch_;
+};
+
+// For `never` and paths, which name the beginning of a launch: what has been saved since then, if this is a restart. Its
+// path, or nothing.
+std::string load_saved_since(RankContext& rank, const Config& config, RankModel& model, Logger& logger,
+                             RunStart& start) {
+  std::string began;
+  if (rank.is_main()) {
+    if (const auto step = LaunchRecord(config).began_from()) began = std::to_string(*step);
+  }
+  began = broadcast_text(rank.world(), rank.host_stream(), began, 0);
+  return began.empty() ? "" : load_newest(rank, config, std::stoll(began), model, logger, start);
 }
 
 void load_named(RankContext& rank, RankModel& model, const std::string& path, StateParts parts, RunStart& start) {
@@ -99,8 +147,11 @@ RunStart load_run_start(RankContext& rank, const Config& config, RankModel& mode
   RunStart start;
   std::string from;
   if (resume == "auto") {
-    from = load_newest(rank, config, model, logger, start);
-  } else if (resume != "never") {
+    from = load_newest(rank, config, /*later_than=*/-1, model, logger, start);
+  } else {
+    from = load_saved_since(rank, config, model, logger, start);
+  }
+  if (from.empty() && resume != "auto" && resume != "never") {
     from = named_checkpoint(rank, resume);
     if (from.empty()) {
       throw DataError({.what = "there is no checkpoint",
@@ -112,6 +163,10 @@ RunStart load_run_start(RankContext& rank, const Config& config, RankModel& mode
   }
   if (!from.empty()) {
     logger.info("continuing from " + from + " (step " + std::to_string(start.step) + ")");
+    if (rank.is_main() && start.seed != config.run.seed) {
+      logger.warn("run.seed is " + std::to_string(config.run.seed) + ", but " + from + " is of a run with " +
+                  std::to_string(start.seed) + ": the data goes on in the order of another run");
+    }
   } else if (config.checkpoint.init_from) {
     start_from_weights(rank, config, model, logger);
   } else {
@@ -123,6 +178,7 @@ RunStart load_run_start(RankContext& rank, const Config& config, RankModel& mode
       logger.warn("this run goes on from step " + std::to_string(start.step) +
                   "; a later checkpoint is set aside: " + path);
     }
+    if (resume != "auto") LaunchRecord(config).write(files, start.step);
   }
   return start;
 }

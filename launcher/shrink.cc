@@ -24,6 +24,25 @@ int64_t smallest_divisor(int64_t n) {
   return n;
 }
 
+// Experts on as many ranks of the stage as before, as far as the shrunken one goes; replicas of them stay.
+void shrink_expert_degrees(const ParallelConfig& given, ParallelConfig& c) {
+  const int64_t stage = *c.data * c.tensor * c.context;
+  const int64_t given_stage = given.data.value_or(stage) * given.tensor * given.context;
+  const auto shrunken = [](int64_t degree, int64_t room) {
+    if (degree == 1 || room == 1) return int64_t{1};
+    const int64_t common = std::gcd(degree, room);
+    return common > 1 ? common : smallest_divisor(room);
+  };
+  c.expert_tensor = shrunken(given.expert_tensor, stage);
+  if (given.expert > 1 && c.expert_tensor == stage) c.expert_tensor = stage / smallest_divisor(stage);
+  c.expert = shrunken(given.expert, stage / c.expert_tensor);
+  const bool replicas = given_stage > given.expert * given.expert_tensor;
+  if (replicas && c.expert * c.expert_tensor == stage) {
+    const int64_t rest = c.expert / smallest_divisor(c.expert);
+    if (rest > 1) c.expert = rest;
+  }
+}
+
 // Every degree named, and few ranks. Expert layers fold the ranks of the others, so that their degrees make none.
 ParallelConfig shrink_degrees(const ParallelConfig& given) {
   ParallelConfig c = given;
@@ -43,6 +62,7 @@ ParallelConfig shrink_degrees(const ParallelConfig& given) {
     if (c.data != given.data) c.data = *c.data / 2 * 2;
     c.zero_group = smallest_divisor(*c.data);
   }
+  shrink_expert_degrees(given, c);
   return c;
 }
 
@@ -110,6 +130,40 @@ void shrink_model(const Config& config, Config& small) {
   m.max_positions = small.data.sequence_length + (longer ? 7 : 0);
 }
 
+// A few experts for each rank, in groups of two or more, behind a dense layer where there were some.
+void shrink_experts(const Config& config, Config& small) {
+  const ExpertsConfig& from = config.model.experts;
+  if (from.num_experts == 0) return;
+  ModelConfig& m = small.model;
+  ExpertsConfig& e = m.experts;
+  const bool groups = from.num_groups > 1;
+  e.num_experts = small.parallel.expert * (small.parallel.expert % 2 == 0 ? 2 : 4);
+  e.num_groups = groups ? 2 : 1;
+  e.groups_per_token = groups && from.groups_per_token == from.num_groups ? 2 : 1;
+  e.top_k = std::min<int64_t>(from.top_k, 2);
+  const int64_t granule = 8 * small.parallel.expert_tensor;
+  e.ffn_size = multiple_near(16, granule, from.ffn_size % (8 * config.parallel.expert_tensor) != 0);
+  if (m.family == ModelFamily::mixtral) m.ffn_size = e.ffn_size;
+  e.shared_ffn_size = from.shared_ffn_size == 0              ? 0
+                      : from.shared_ffn_size > from.ffn_size ? 2 * e.ffn_size
+                                                             : e.ffn_size;
+  e.num_dense_first = std::min<int64_t>({from.num_dense_first, 1, m.num_layers - 1});
+  e.period = std::min<int64_t>({from.period, 2, m.num_layers});
+  e.dense_layers.clear();
+  if (!from.dense_layers.empty() && m.num_layers > 1) e.dense_layers = {0};
+  for (int64_t* count : {&e.num_zero, &e.num_copy, &e.num_constant}) *count = std::min<int64_t>(*count, 1);
+  small.moe.zero_experts = e.num_zero;
+  small.moe.copy_experts = e.num_copy;
+  small.moe.constant_experts = e.num_constant;
+  m.num_predictors = std::min<int64_t>(m.num_predictors, 1);
+}
+
+void shrink_latent_attention(ModelConfig& m) {
+  if (m.latent.kv_rank == 0) return;
+  m.latent = {.q_rank = m.latent.q_rank > 0 ? 12 : 0, .kv_rank = 10, .nope_dim = 6, .rope_dim = 4, .v_dim = 7};
+  m.head_dim = m.latent.nope_dim + m.latent.rope_dim;
+}
+
 void shrink_batch(const Config& config, Config& small) {
   const ParallelConfig& p = config.parallel;
   const int64_t data = p.data.value_or(1);
@@ -155,6 +209,8 @@ Config shrink(const Config& config) {
   Config small = with(config, shrink_degrees(config.parallel));
   shrink_stages(config, small);
   shrink_model(config, small);
+  shrink_experts(config, small);
+  shrink_latent_attention(small.model);
   shrink_batch(config, small);
   if (config.recompute.layers) {
     const int64_t all = config.model.num_layers;

@@ -113,29 +113,6 @@ void check_router(const Config& config, const KeyPlaces& places) {
   }
 }
 
-void check_degrees(const Config& config, const KeyPlaces& places) {
-  const ParallelConfig& parallel = config.parallel;
-  const int64_t num_experts = config.model.experts.num_experts;
-  if (num_experts > 0 && num_experts % parallel.expert != 0) {
-    throw ConfigError(
-        {.what = "parallel.expert doesn't divide the number of experts",
-         .expected = "a divisor of " + std::to_string(num_experts),
-         .found = std::to_string(parallel.expert),
-         .where = place_of(places, "parallel.expert"),
-         .hint = "parallel.expert: 1, or a model with a multiple of " + std::to_string(parallel.expert) + " experts"});
-  }
-  if (num_experts > 0) return;
-  for (const auto& [key, degree] :
-       {std::pair{"parallel.expert", parallel.expert}, std::pair{"parallel.expert_tensor", parallel.expert_tensor}}) {
-    if (degree == 1) continue;
-    throw ConfigError({.what = std::string(key) + " is given, and the model has no experts",
-                       .expected = "1",
-                       .found = std::to_string(degree),
-                       .where = place_of(places, key),
-                       .hint = std::string(key) + ": 1"});
-  }
-}
-
 }  // namespace
 
 void settle_experts(Config& config, const KeyPlaces& places, std::optional<double> model_coef) {
@@ -152,7 +129,6 @@ void settle_experts(Config& config, const KeyPlaces& places, std::optional<doubl
 }
 
 void check_experts(const Config& config, const KeyPlaces& places) {
-  check_degrees(config, places);
   const MoeConfig& moe = config.moe;
   const ExpertsConfig& experts = config.model.experts;
   if (experts.num_experts == 0) return;

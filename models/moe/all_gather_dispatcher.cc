@@ -38,8 +38,9 @@ class AllGatherDispatcher final : public Dispatcher {
     DispatchPlan plan;
     int64_t before = 0;  // rows of experts below this rank's
     for (int64_t e = 0; e < first_local_; ++e) before += of_expert[static_cast<size_t>(e)];
-    plan.counts = Tensor::empty_on_host(stream, {num_local_ + 1}, DType::i64);
-    int64_t* offsets = plan.counts.data<int64_t>();
+    plan.counts = Tensor::empty_on_host(stream, {1 + num_local_ + 1}, DType::i64);
+    *plan.counts.data<int64_t>() = 0;  // rows don't travel from rank to rank
+    int64_t* offsets = plan.counts.data<int64_t>() + 1;
     offsets[0] = 0;
     for (int64_t e = 0; e < num_local_; ++e) {
       offsets[e + 1] = offsets[e] + of_expert[static_cast<size_t>(first_local_ + e)];

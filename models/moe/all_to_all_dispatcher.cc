@@ -67,15 +67,15 @@ class AllToAllDispatcher final : public Dispatcher {
   DispatchPlan plan(Stream& stream, const Tensor& experts, int64_t) const override {
     Tensor counts = Tensor::empty(stream, {num_experts_}, DType::i64);
     DispatchPlan plan;
-    plan.num_ranks = num_ranks_;
     plan.order = Tensor::empty(stream, {experts.numel()}, DType::i32);
     plan.position = Tensor::empty(stream, experts.shape(), DType::i32);
     ops::sort_by_expert(stream, experts, num_experts_, counts, plan.order, plan.position);
     CountTable table(num_ranks_, num_experts_);
     table.exchange(stream, comm_, counts);
 
-    plan.counts = Tensor::empty_on_host(stream, {2 * num_ranks_ + num_local_ + 1}, DType::i64);
+    plan.counts = Tensor::empty_on_host(stream, {1 + 2 * num_ranks_ + num_local_ + 1}, DType::i64);
     int64_t* numbers = plan.counts.data<int64_t>();
+    *numbers++ = num_ranks_;
     for (int64_t r = 0; r < num_ranks_; ++r) {
       const int64_t first = r / copies_ * num_local_;
       *numbers++ = table.of(rank_, first, first + num_local_);

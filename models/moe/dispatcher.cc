@@ -2,8 +2,6 @@
 
 namespace trireme {
 
-ops::RowOffsets DispatchPlan::offsets() const { return all_counts().subspan(static_cast<size_t>(2 * num_ranks)); }
-
 void DispatchPlan::put(Stash& stash, int first) const {
   stash.put(first, order);
   stash.put(first + 1, position);
@@ -13,12 +11,11 @@ void DispatchPlan::put(Stash& stash, int first) const {
   stash.put(first + 4, restore);
 }
 
-DispatchPlan DispatchPlan::get(const Stash& stash, int first, int64_t num_ranks) {
+DispatchPlan DispatchPlan::get(const Stash& stash, int first) {
   DispatchPlan plan;
   plan.order = stash.get(first);
   plan.position = stash.get(first + 1);
   plan.counts = stash.get(first + 2);
-  plan.num_ranks = num_ranks;
   if (stash.has(first + 3)) {
     plan.arrange = stash.get(first + 3);
     plan.restore = stash.get(first + 4);

@@ -24,26 +24,25 @@ struct DispatchPlan {
   Tensor position;  // i32: where the rows of each pair come back, -1: nowhere; S numbers for each pair, the pairs in order
   Tensor arrange;   // i32: which arrived row stands at each place, sorted by expert; undefined: as they arrive
   Tensor restore;   // i32: the inverse
-  Tensor counts;    // i64 on the host: `num_ranks` rows to each rank, as many from each, then the offsets of local experts
-  int64_t num_ranks = 0;
+  // i64 on the host: how many ranks are counted, rows to each of them, rows from each, then the offsets of local experts.
+  Tensor counts;
 
-  // Of the rows at the local experts: expert e has [offsets[e], offsets[e + 1]).
-  ops::RowOffsets offsets() const;
+  // Rows at the local experts: expert e has [offsets[e], offsets[e + 1]).
+  ops::RowOffsets offsets() const { return numbers(1 + 2 * num_ranks()); }
   int64_t num_rows() const { return offsets().back(); }
-  std::span<const int64_t> to_ranks() const { return all_counts().subspan(0, static_cast<size_t>(num_ranks)); }
-  std::span<const int64_t> from_ranks() const {
-    return all_counts().subspan(static_cast<size_t>(num_ranks), static_cast<size_t>(num_ranks));
-  }
+  std::span<const int64_t> to_ranks() const { return numbers(1).first(num_ranks()); }
+  std::span<const int64_t> from_ranks() const { return numbers(1 + num_ranks()).first(num_ranks()); }
 
   // From slot `first` of a stash on: kStashSlots of them.
   static constexpr int kStashSlots = 5;
   void put(Stash& stash, int first) const;
-  static DispatchPlan get(const Stash& stash, int first, int64_t num_ranks);
+  static DispatchPlan get(const Stash& stash, int first);
 
  private:
-  std::span<const int64_t> all_counts() const {
-    return {counts.data<int64_t>(), static_cast<size_t>(counts.numel())};
+  std::span<const int64_t> numbers(size_t from) const {
+    return std::span<const int64_t>(counts.data<int64_t>(), static_cast<size_t>(counts.numel())).subspan(from);
   }
+  size_t num_ranks() const { return static_cast<size_t>(*counts.data<int64_t>()); }
 };
 
 // Rows under way. `slots`: pairs for each row of what was sent.

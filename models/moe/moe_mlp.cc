@@ -29,7 +29,6 @@ constexpr size_t kExperts = 0;
 MoeMlp::MoeMlp(const ModelConfig& config, const ParameterNames& names, int64_t moe_layer, const MoeSetup& setup)
     : tensor_(setup.tensor),
       rows_(setup.tensor.cut_along_tokens()),
-      num_ranks_(setup.dispatch == nullptr ? 1 : setup.dispatch->size()),
       router_(config, {names.router, names.score_bias}, moe_layer, setup),
       experts_(config, [&](int64_t e) { return names.expert(e); }, setup),
       dispatcher_(make_dispatcher(setup, config.experts.num_experts)),
@@ -178,7 +177,7 @@ Tensor MoeMlp::backward_input(Stream& stream, const Microbatch& microbatch, cons
   std::vector<Travel> travels(list.size());
   const auto leave = [&](size_t i) {
     Travel& t = travels[i];
-    t.plan = DispatchPlan::get(stash.part(kFirstChunk + i), kPlan, num_ranks_);
+    t.plan = DispatchPlan::get(stash.part(kFirstChunk + i), kPlan);
     t.there = dispatcher_->send(stream, t.plan, own_dy.slice(list[i].begin, list[i].end), slots);
   };
   leave(0);
@@ -216,7 +215,7 @@ void MoeMlp::backward_weight(Stream& stream, const Microbatch& microbatch, Tenso
   bool accumulate = experts_.accumulate_gradients();
   for (size_t i = kFirstChunk; i < stash.num_parts(); ++i) {
     Stash& kept = stash.part(i);
-    const DispatchPlan plan = DispatchPlan::get(kept, kPlan, num_ranks_);
+    const DispatchPlan plan = DispatchPlan::get(kept, kPlan);
     experts_.backward_weight(stream, plan.offsets(), kept.part(kExperts), accumulate);
     accumulate = true;
   }

@@ -48,7 +48,6 @@ class MoeMlp final : public BlockHalf {
 
   TensorGroup tensor_;
   TensorGroup rows_;  // cut along the tokens
-  int64_t num_ranks_;  // that tokens travel among
   Router router_;
   Experts experts_;
   std::unique_ptr<Dispatcher> dispatcher_;

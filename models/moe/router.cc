@@ -14,6 +14,7 @@ enum Slot : int {
   kLogits,   // f32 [n, E]
   kScores,   // f32 [n, E]
   kExperts,  // i32 [n, K], always kept
+  kWanted,   // likewise, before experts were full
   kBalance,  // gradient of the balance loss by p, f32 [S, E], always kept
   // Between the two halves of backward:
   kGradLogits,
@@ -37,7 +38,10 @@ Router::Router(const ModelConfig& config, const RouterNames& names, int64_t laye
       layer_(layer),
       scoring_(config.experts.scoring == RouterScoring::softmax ? ops::Scoring::softmax : ops::Scoring::sigmoid),
       rule_{.normalize = config.experts.normalize, .scaling = static_cast<float>(config.experts.scaling)},
-      chooser_(make_chooser(setup.config, config.experts)) {
+      chooser_(make_chooser(setup.config, config, layer)) {
+  if (moe_.router != MoeRouter::topk) rule_ = {.normalize = false, .scaling = 1.0f};
+  if (moe_.router == MoeRouter::base) scoring_ = ops::Scoring::sigmoid;
+  weighs_evenly_ = moe_.router == MoeRouter::hash;
   const int64_t num_choices = experts_.num_choices();
   Parameter weight = make_matrix(names.weight, num_choices, config.hidden_size, config.initializer_range);
   weight.full_precision = true;
@@ -61,33 +65,46 @@ Routing Router::route(Stream& stream, const Microbatch& microbatch, const Tensor
   ops::linear_forward(stream, widened(stream, x), weight_.value, Tensor{}, logits);
   Tensor scores = Tensor::empty(stream, logits.shape(), DType::f32);
   ops::router_scores(stream, logits, scoring_, scores);
-  Routing routing;
-  routing.experts = stash.has(kExperts) ? stash.get(kExperts) : decide(stream, microbatch, logits, scores, stash);
-  routing.weights = Tensor::empty(stream, routing.experts.shape(), DType::f32);
-  ops::route_weights(stream, scores, routing.experts, rule_, routing.weights);
+  const Chosen chosen = stash.has(kExperts) ? Chosen{stash.get(kExperts), stash.get(kWanted)}
+                                            : decide(stream, microbatch, logits, scores, stash);
+  Routing routing{chosen.experts, Tensor::empty(stream, chosen.experts.shape(), DType::f32)};
+  if (weighs_evenly_) {
+    ops::fill(stream, routing.weights, 1.0 / static_cast<double>(chosen.experts.dim(1)));
+  } else {
+    ops::route_weights(stream, scores, chosen.wanted, rule_, routing.weights);
+  }
   stash.put(kLogits, logits);
   stash.put(kScores, scores);
   return routing;
 }
 
 // The first time that the microbatch comes here.
-Tensor Router::decide(Stream& stream, const Microbatch& microbatch, const Tensor& logits, const Tensor& scores,
+Chosen Router::decide(Stream& stream, const Microbatch& microbatch, const Tensor& logits, const Tensor& scores,
                       Stash& stash) const {
-  const Choice choice{microbatch, rows_, scores, bias_.value};
-  const Tensor chosen = chooser_->choose(stream, choice);
-  stash.put_always(kExperts, chosen);
+  const Chosen chosen = chooser_->choose(stream, {microbatch, rows_, logits, scores, bias_.value});
+  stash.put_always(kExperts, chosen.experts);
+  stash.put_always(kWanted, chosen.wanted);
   if (!microbatch.with_gradients) return chosen;
-  if (stats_ != nullptr) {
-    Tensor counts = stats_->counts_of(layer_);
-    Tensor sums = stats_->token_sums_of(layer_);
-    Tensor none;
-    ops::router_statistics(stream, logits, scores, scoring_, chosen, {0, std::max<int64_t>(1, logits.dim(0))}, counts,
-                           none, sums);
-  }
+  if (stats_ != nullptr) count(stream, microbatch, logits, scores, chosen);
   if (moe_.balance == MoeBalance::aux && moe_.aux_loss_coef.value_or(0) > 0) {
-    stash.put_always(kBalance, balance(stream, microbatch, logits, scores, chosen));
+    stash.put_always(kBalance, balance(stream, microbatch, logits, scores, chosen.wanted));
   }
   return chosen;
+}
+
+void Router::count(Stream& stream, const Microbatch& microbatch, const Tensor& logits, const Tensor& scores,
+                   const Chosen& chosen) const {
+  if (stats_->watch() != nullptr) {
+    const Tensor& decided_by = moe_.router == MoeRouter::base ? logits : scores;
+    stats_->watch()->saw(stream, layer_, microbatch, rows_.first_row(microbatch.num_tokens()), decided_by, bias_.value,
+                         chosen.experts);
+  }
+  Tensor counts = stats_->counts_of(layer_);
+  Tensor sums = stats_->token_sums_of(layer_);
+  Tensor none;
+  ops::router_statistics(stream, logits, scores, scoring_, chosen.wanted, {0, std::max<int64_t>(1, logits.dim(0))},
+                         counts, none, sums);
+  stats_->add_dropped(layer_, chosen.num_dropped);
 }
 
 // What of the balance loss each p gets.
@@ -132,7 +149,13 @@ Tensor Router::backward_input(Stream& stream, const Microbatch& microbatch, cons
   Tensor dlogits = Tensor::empty(stream, logits.shape(), DType::f32);
   const Tensor balance_gradient = stash.has(kBalance) ? stash.take(kBalance) : Tensor{};
   const double z_scale = moe_.z_loss_coef * microbatch.share / static_cast<double>(microbatch.num_tokens());
-  ops::router_backward(stream, logits, stash.take(kScores), scoring_, stash.take(kExperts), rule_, dweights,
+  stash.drop(kExperts);
+  Tensor dchosen = dweights;
+  if (weighs_evenly_) {
+    dchosen = Tensor::empty(stream, dweights.shape(), DType::f32);
+    ops::fill(stream, dchosen, 0);
+  }
+  ops::router_backward(stream, logits, stash.take(kScores), scoring_, stash.take(kWanted), rule_, dchosen,
                        balance_gradient, stretches(microbatch), static_cast<float>(z_scale), dlogits);
   Tensor dx = Tensor::empty(stream, {dlogits.dim(0), weight_.value.dim(1)}, DType::f32);
   ops::linear_backward_input(stream, dlogits, weight_.value, dx, /*accumulate=*/false);

@@ -7,6 +7,10 @@
 // Each is averaged over the microbatches of the global batch and enters the gradient only. No gradient passes f.
 // (Shazeer et al. 2017; Fedus et al. 2021, "Switch Transformers"; Zoph et al. 2022, "ST-MoE"; DeepSeek-V3 for sequences)
 //
+// Weights are those of what a token wanted: where an expert was full, the others keep theirs. BASE weighs by sigmoid(logit),
+// Switch and expert choice by the score itself, hash by 1/K, whatever the configuration says for top-k; the router's matrix
+// of a hash layer has no gradient.
+//
 // What was decided stays in the stash also where the layer is computed again (Stash::put_always): a token keeps its experts.
 #pragma once
 
@@ -48,10 +52,12 @@ class Router {
   int64_t slots(const Stash& stash) const;
 
  private:
-  Tensor decide(Stream& stream, const Microbatch& microbatch, const Tensor& logits, const Tensor& scores,
+  Chosen decide(Stream& stream, const Microbatch& microbatch, const Tensor& logits, const Tensor& scores,
                 Stash& stash) const;
   Tensor balance(Stream& stream, const Microbatch& microbatch, const Tensor& logits, const Tensor& scores,
                  const Tensor& chosen) const;
+  void count(Stream& stream, const Microbatch& microbatch, const Tensor& logits, const Tensor& scores,
+             const Chosen& chosen) const;
   ops::TokenStretches stretches(const Microbatch& microbatch) const;
 
   ExpertsConfig experts_;
@@ -62,6 +68,7 @@ class Router {
   int64_t layer_;
   ops::Scoring scoring_;
   ops::WeightRule rule_;
+  bool weighs_evenly_ = false;  // hash
   std::unique_ptr<Chooser> chooser_;
   Weight weight_;  // f32 [E, C]
   Weight bias_;    // f32 [E], or none

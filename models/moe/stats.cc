@@ -17,6 +17,14 @@ void MoeStats::clear(Stream& stream) {
   if (num_layers_ == 0) return;
   ops::fill(stream, counts_, 0);
   ops::fill(stream, sums_, 0);
+  dropped_.assign(static_cast<size_t>(num_layers_), 0);
+}
+
+void MoeStats::store_dropped(Stream& stream) {
+  for (int64_t layer = 0; layer < num_layers_; ++layer) {
+    Tensor place = counts_.flat_slice(layer * row() + num_choices_, {1});
+    ops::copy_from_host(stream, &dropped_[static_cast<size_t>(layer)], place);
+  }
 }
 
 }  // namespace trireme

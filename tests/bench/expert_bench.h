@@ -17,6 +17,7 @@ struct ExpertOptions {
   int rounds = 9;
   double seconds = 0.05;  // of one turn, at least
   std::vector<DType> dtypes = {DType::f32, DType::bf16};
+  bool processor_time = false;  // instead of the time that passes: for a machine that others use
   int64_t experts = 8;
   int64_t rows = 2048;  // of all experts together
   std::string only;     // sections whose name contains this

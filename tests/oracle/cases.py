@@ -10,7 +10,7 @@ import dataclasses
 @dataclasses.dataclass(frozen=True)
 class Case:
     name: str
-    family: str  # gpt2 | llama | qwen2 | qwen3
+    family: str  # gpt2 | llama | qwen2 | qwen3 | mixtral | qwen2_moe | qwen3_moe | deepseek_v2 | deepseek_v3
     config: dict  # keyword arguments of the family's configuration class in transformers
     batch: int  # B
     sequence: int  # T
@@ -40,6 +40,16 @@ def decoder(**overrides):
         intermediate_size=36, max_position_embeddings=64, tie_word_embeddings=False, initializer_range=0.12,
         rms_norm_eps=1e-5, rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
         bos_token_id=0, eos_token_id=0,
+    )
+    return config | overrides
+
+
+def deepseek(**overrides):
+    """What DeepSeek-V2 and -V3 have in common. The norms of their latents have an epsilon of their own, 1e-6."""
+    config = decoder(
+        num_key_value_heads=4, rms_norm_eps=1e-3, intermediate_size=21, moe_intermediate_size=9, n_routed_experts=8,
+        n_shared_experts=1, first_k_dense_replace=1, kv_lora_rank=10, qk_nope_head_dim=6, qk_rope_head_dim=4,
+        v_head_dim=5,
     )
     return config | overrides
 
@@ -81,4 +91,33 @@ CASES = [
          decoder(vocab_size=37, hidden_size=16, num_hidden_layers=6, num_key_value_heads=4, head_dim=6,
                  intermediate_size=21),
          batch=8, sequence=11, clip_active=False, seed=14),
+    # With experts. Seeds are those with the widest margins of the choice, see check_margins in make_golden.py.
+    Case("mixtral", "mixtral",
+         decoder(vocab_size=59, intermediate_size=14, num_local_experts=6, num_experts_per_tok=2), batch=4, sequence=11,
+         clip_active=True, seed=108),
+    Case("qwen2_moe", "qwen2_moe",
+         decoder(vocab_size=71, moe_intermediate_size=11, shared_expert_intermediate_size=13, num_experts=7,
+                 num_experts_per_tok=3, norm_topk_prob=False, decoder_sparse_step=2),
+         batch=4, sequence=13, clip_active=False, seed=102),
+    Case("qwen3_moe", "qwen3_moe",
+         decoder(vocab_size=67, num_hidden_layers=3, head_dim=8, intermediate_size=17, moe_intermediate_size=10,
+                 num_experts=5, num_experts_per_tok=2, norm_topk_prob=True, mlp_only_layers=[1]),
+         batch=4, sequence=9, clip_active=True, seed=102),
+    Case("deepseek_v2", "deepseek_v2",
+         deepseek(vocab_size=61, q_lora_rank=None, num_experts_per_tok=3, topk_method="group_limited_greedy",
+                  n_group=4, topk_group=2, routed_scaling_factor=1.5),
+         batch=4, sequence=13, clip_active=False, seed=101),
+    Case("deepseek_v3", "deepseek_v3",
+         deepseek(vocab_size=53, num_hidden_layers=3, q_lora_rank=7, num_experts_per_tok=2, n_group=2, topk_group=1,
+                  routed_scaling_factor=2.5, num_mtp_layers=0),
+         batch=4, sequence=7, clip_active=True, seed=311),
+    Case("deepseek_v3_documents", "deepseek_v3",
+         deepseek(vocab_size=47, q_lora_rank=None, num_experts_per_tok=3, n_group=1, topk_group=1,
+                  routed_scaling_factor=1.25, num_mtp_layers=0, tie_word_embeddings=True),
+         batch=3, sequence=17, clip_active=False, documents=True, seed=128),
+    Case("qwen3_moe_deep", "qwen3_moe",
+         decoder(vocab_size=37, hidden_size=16, num_hidden_layers=4, num_key_value_heads=4, head_dim=6,
+                 intermediate_size=21, moe_intermediate_size=7, num_experts=8, num_experts_per_tok=2,
+                 norm_topk_prob=False),
+         batch=8, sequence=5, clip_active=False, seed=110),
 ]

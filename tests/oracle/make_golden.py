@@ -11,6 +11,7 @@ See README.md in this folder for what each file holds.
 import argparse
 import json
 import pathlib
+import re
 import shutil
 import sys
 
@@ -31,7 +32,16 @@ FAMILIES = {
     "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
     "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM),
     "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM),
+    "mixtral": (transformers.MixtralConfig, transformers.MixtralForCausalLM),
+    "qwen2_moe": (transformers.Qwen2MoeConfig, transformers.Qwen2MoeForCausalLM),
+    "qwen3_moe": (transformers.Qwen3MoeConfig, transformers.Qwen3MoeForCausalLM),
+    "deepseek_v2": (transformers.DeepseekV2Config, transformers.DeepseekV2ForCausalLM),
+    "deepseek_v3": (transformers.DeepseekV3Config, transformers.DeepseekV3ForCausalLM),
 }
+MOE_FAMILIES = ["mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v2", "deepseek_v3"]
+ROUTER_SCALE = 3.0  # of initial router weights, so that experts are chosen clearly
+MARGIN = 1e-3  # of every choice of experts; at least BF16_MARGIN in the first step
+BF16_MARGIN = 0.02
 
 
 class Fp64Only(TorchFunctionMode):
@@ -53,9 +63,68 @@ class Fp64Only(TorchFunctionMode):
         return result
 
 
+def implementation(case):
+    experts = {"experts_implementation": "eager"} if case.family in MOE_FAMILIES else {}
+    return {"attn_implementation": "eager"} | experts
+
+
 def make_config(case):
     config_class, _ = FAMILIES[case.family]
-    return config_class(**case.config, use_cache=False, attn_implementation="eager")
+    return config_class(**case.config, use_cache=False, **implementation(case))
+
+
+# In memory transformers 5 joins the experts of a layer: gate_up_proj [E, 2F, C] and down_proj [E, C, F]. In files, and
+# here in what is compared, they stand apart.
+
+def block_of(case):
+    return "block_sparse_moe" if case.family == "mixtral" else "mlp"
+
+
+def expert_matrices(case):
+    return ("w1", "w3", "w2") if case.family == "mixtral" else ("gate_proj", "up_proj", "down_proj")
+
+
+def apart(case, name, value):
+    """The tensors of the file, {name: array}, of one in memory."""
+    joined = re.fullmatch(r"(.*)\.mlp\.experts\.(gate_up_proj|down_proj)", name)
+    if not joined:
+        if case.family == "mixtral":
+            name = name.replace(".mlp.", ".block_sparse_moe.")
+        return {name: value}
+    gate, up, down = expert_matrices(case)
+    result = {}
+    for e, matrix in enumerate(value):
+        prefix = f"{joined[1]}.{block_of(case)}.experts.{e}"
+        if joined[2] == "down_proj":
+            result[f"{prefix}.{down}.weight"] = matrix.copy()
+        else:
+            half = matrix.shape[0] // 2
+            result |= {f"{prefix}.{gate}.weight": matrix[:half].copy(), f"{prefix}.{up}.weight": matrix[half:].copy()}
+    return result
+
+
+def joined(case, weights):
+    """The tensors in memory of those of the file."""
+    result = {}
+    experts = {}
+    for name, value in weights.items():
+        found = re.fullmatch(rf"(.*)\.{block_of(case)}\.experts\.(\d+)\.(\w+)\.weight", name)
+        if found:
+            experts.setdefault(found[1], {})[int(found[2]), found[3]] = value
+        else:
+            result[name.replace(".block_sparse_moe.", ".mlp.")] = value
+    gate, up, down = expert_matrices(case)
+    for prefix, matrices in experts.items():
+        count = 1 + max(e for e, _ in matrices)
+        both = [np.concatenate([matrices[e, gate], matrices[e, up]]) for e in range(count)]
+        result[f"{prefix}.mlp.experts.gate_up_proj"] = np.stack(both)
+        result[f"{prefix}.mlp.experts.down_proj"] = np.stack([matrices[e, down] for e in range(count)])
+    return result
+
+
+def routers(model):
+    kinds = ("TopKRouter", "TopkRouter")
+    return {name: module for name, module in model.named_modules() if type(module).__name__.endswith(kinds)}
 
 
 def make_weights(case, directory):
@@ -67,6 +136,10 @@ def make_weights(case, directory):
         for parameter in model.parameters():
             if parameter.dim() == 1:
                 parameter.add_(0.03 * torch.randn(parameter.shape))
+        for router in routers(model).values():
+            router.weight.mul_(ROUTER_SCALE)
+            if hasattr(router, "e_score_correction_bias"):
+                router.e_score_correction_bias.copy_(0.3 * torch.randn(router.e_score_correction_bias.shape))
     model.save_pretrained(directory, max_shard_size=case.max_shard_size)
     (directory / "generation_config.json").unlink(missing_ok=True)
     if case.old_config:
@@ -130,20 +203,66 @@ def read_weights(directory):
 def load_model(case, directory, dtype):
     """The model of `directory` in `dtype`; call it inside Fp64Only for fp64."""
     config_class, model_class = FAMILIES[case.family]
-    config = config_class.from_pretrained(directory, attn_implementation="eager")
+    config = config_class.from_pretrained(directory, **implementation(case))
     default = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
         model = model_class(config)
     finally:
         torch.set_default_dtype(default)
-    weights = {name: torch.from_numpy(value).to(dtype) for name, value in read_weights(directory).items()}
-    assert set(weights) == {name for name, _ in model.named_parameters()}, sorted(weights)
+    weights = joined(case, read_weights(directory))
+    weights = {name: torch.from_numpy(value).to(dtype) for name, value in weights.items()}
+    assert set(weights) == set(all_weights(model)), sorted(weights)
     missing = model.load_state_dict(weights, strict=False).missing_keys
     assert set(missing) <= {"lm_head.weight"}, missing
     assert bool(missing) == bool(config.tie_word_embeddings), missing
     model.tie_weights()
     return model.to(dtype).train()
+
+
+def all_weights(model):
+    """{name: tensor} of parameters, and of buffers that stand in a file: those are never trained."""
+    buffers = {name: value for name, value in model.named_buffers() if name.endswith("e_score_correction_bias")}
+    return dict(model.named_parameters()) | buffers
+
+
+def choice_margins(router, logits):
+    """How far each choice of a router was from another one: the least difference of two logits of which one was chosen
+    and the other was not; for each token. Where a bias is added to sigmoids, four times the difference of these sums:
+    the slope of a sigmoid is at most a quarter."""
+    logits = logits.detach().double()
+    biased = hasattr(router, "e_score_correction_bias")
+    scores = 4 * (logits.sigmoid() + router.e_score_correction_bias) if biased else logits
+    margins = torch.full(scores.shape[:1], torch.inf, dtype=torch.float64)
+    groups = getattr(router, "num_group", None) or 1
+    if groups > 1:
+        best = scores.view(len(scores), groups, -1).topk(2 if biased else 1, dim=-1)[0].sum(-1)
+        top, chosen = best.topk(router.topk_group + 1, dim=-1)
+        margins = top[:, -2] - top[:, -1]
+        allowed = torch.zeros_like(best).scatter_(1, chosen[:, :-1], 1.0).bool()
+        allowed = allowed.repeat_interleave(scores.shape[1] // groups, dim=1)
+        scores = scores.masked_fill(~allowed, -torch.inf)
+    top = scores.topk(router.top_k + 1, dim=-1)[0]
+    return torch.minimum(margins, top[:, -2] - top[:, -1])
+
+
+def check_margins(case, directory, tokens, clip):
+    """No choice of experts may hang on rounding: in no step within fp32's, in the first one not within bf16's."""
+    least = []
+    loads = {}
+
+    def note(router, _, output):
+        least[-1].append(choice_margins(router, output[0]).min().item())
+        if len(least) == 1:
+            loads[router] = torch.bincount(output[2].flatten(), minlength=router.weight.shape[0])
+
+    def watch(model):
+        for router in routers(model).values():
+            router.register_forward_hook(note)
+
+    train(case, directory, tokens, torch.float64, clip, watch=watch, on_step=lambda: least.append([]))
+    assert all((counts > 0).all() for counts in loads.values()), (case.name, "an expert without tokens")
+    return [min(step) for step in least]
 
 
 def forward(model, tokens, step, dtype):
@@ -155,9 +274,10 @@ def forward(model, tokens, step, dtype):
     return model(input_ids=torch.from_numpy(tokens["input_ids"][step]), use_cache=False, **extra).logits
 
 
-def train(case, directory, tokens, dtype, clip):
-    """Runs the steps; returns what `expected.safetensors` holds, as fp64 arrays, and the weights before and after."""
+def train(case, directory, tokens, dtype, clip, watch=lambda model: None, on_step=lambda: None):
+    """Runs the steps; returns what `expected.safetensors` holds, as fp64 arrays."""
     model = load_model(case, directory, dtype)
+    watch(model)
     named = dict(model.named_parameters())
     decayed = [p for p in named.values() if p.dim() >= 2]
     rest = [p for p in named.values() if p.dim() < 2]
@@ -167,6 +287,7 @@ def train(case, directory, tokens, dtype, clip):
     result = {"loss": np.zeros(STEPS), "grad_norm": np.zeros(STEPS)}
     for step in range(STEPS):
         optimizer.zero_grad()
+        on_step()
         logits = forward(model, tokens, step, dtype)
         labels = torch.from_numpy(tokens["labels"][step])
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
@@ -177,14 +298,16 @@ def train(case, directory, tokens, dtype, clip):
         if step == 0:
             result["logits"] = logits.detach().double().numpy().copy()
             for name, p in named.items():
-                result[f"grad.{name}"] = p.grad.double().numpy().copy()
+                for part, value in apart(case, name, p.grad.double().numpy()).items():
+                    result[f"grad.{part}"] = value.copy()
         factor = min(1.0, clip / (grad_norm.item() + 1e-6))
         with torch.no_grad():
             for p in named.values():
                 p.grad.mul_(factor)
         optimizer.step()
-    for name, p in named.items():
-        result[f"weight.{name}"] = p.detach().double().numpy().copy()
+    for name, p in all_weights(model).items():
+        for part, value in apart(case, name, p.detach().double().numpy()).items():
+            result[f"weight.{part}"] = value.copy()
     return result
 
 
@@ -204,6 +327,9 @@ def check_moved(case, result, before):
     """Every tensor with a gradient above the floor moved; else a wrong optimizer could hide."""
     floor = measure.FLOOR * measure.largest_norms(result)["grad"]
     for name, old in before.items():
+        if f"grad.{name}" not in result:
+            assert np.array_equal(result[f"weight.{name}"], old), (case.name, name, "a buffer changed")
+            continue
         if measure.norm(result[f"grad.{name}"]) <= floor:
             print(f"  {case.name}: the gradient of {name} lies under the floor")
             continue
@@ -235,6 +361,9 @@ def make_case(case, root):
     with Fp64Only():
         clip = choose_clip(case, directory, tokens)
         result = train(case, directory, tokens, torch.float64, clip)
+        if case.family in MOE_FAMILIES:
+            margins = check_margins(case, directory, tokens, clip)
+            assert margins[0] >= BF16_MARGIN and min(margins) >= MARGIN, (case.name, margins)
         if case.documents:
             check_documents(case, directory, tokens)
     assert all((norm > clip) == case.clip_active for norm in result["grad_norm"]), (clip, result["grad_norm"])

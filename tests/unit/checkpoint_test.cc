@@ -9,6 +9,7 @@
 #include <future>
 #include <new>
 
+#include "checkpoint/chunk_hash.h"
 #include "checkpoint/directory.h"
 #include "checkpoint/load.h"
 #include "checkpoint/saver.h"
@@ -200,6 +201,28 @@ TEST_F(CheckpointTest, AFileThatShrinksWhileItIsReadIsNamed) {
   EXPECT_NE(message.find("rank-00000.safetensors"), std::string::npos) << message;
 }
 
+// Whatever the places in memory and the pieces in which a chunk comes.
+TEST(ChunkHash, CopiesAndHashesAtOnce) {
+  std::vector<std::byte> from(300'000);
+  for (size_t i = 0; i < from.size(); ++i) from[i] = static_cast<std::byte>(i * 7 + i / 251);
+  ChunkHash hash;
+  for (const size_t shift : {0, 1, 8, 31, 64}) {
+    for (const size_t piece : {1'000'000, 65'537, 1000, 63}) {
+      std::vector<std::byte> to(from.size() + 200, std::byte{9});
+      const size_t bytes = from.size() - shift;
+      for (size_t at = 0; at < bytes; at += piece) {
+        const auto n = static_cast<int64_t>(std::min(piece, bytes - at));
+        hash.copy(from.data() + shift + at, to.data() + 3 * shift + at, n);
+      }
+      EXPECT_EQ(hash.take(), hash_bytes(from.data() + shift, bytes)) << shift << ", " << piece;
+      EXPECT_TRUE(std::equal(from.begin() + static_cast<std::ptrdiff_t>(shift), from.end(),
+                             to.begin() + static_cast<std::ptrdiff_t>(3 * shift)));
+      const size_t end = 3 * shift + bytes;
+      EXPECT_TRUE(to[end] == std::byte{9} && (shift == 0 || to[3 * shift - 1] == std::byte{9}));
+    }
+  }
+}
+
 // Files are larger than a slot of host memory: a stretch of elements goes on in the next one.
 TEST_F(CheckpointTest, SlotsThatAreSmallerThanTheFileWriteTheSameFile) {
   const std::vector<float> moments{1, 2, 3, 4, 5, 6, 7};
@@ -266,6 +289,27 @@ TEST_F(CheckpointTest, LeftoversGoBeforeTheFirstStep) {
   CheckpointSaver saver({bucket_.get()}, Mesh({}, 0), *world_, stream_, copies_, {.run_dir = dir_.path()});
   saver.rehearse();
   EXPECT_EQ(names(), (std::vector<std::string>{"step-00000010"}));
+}
+
+TEST_F(CheckpointTest, FilesOfAnOlderAttemptDontComeAlong) {
+  fs::create_directories(dir_ / "checkpoints/step-00000010.tmp");
+  write_file(dir_ / "checkpoints/step-00000010.tmp/rank-00007.safetensors", "of a larger world");
+  const std::string path = save(10);
+  EXPECT_EQ(std::distance(fs::directory_iterator(path), fs::directory_iterator()), 2) << "a file and the manifest";
+}
+
+// A rank too few, as if the others' shares had been lost on the way.
+TEST_F(CheckpointTest, WhatDoesNotCoverTheTensorsIsNotPutInPlace) {
+  Parameter large;
+  large.name = "l.weight";
+  large.shape = {256, 256};
+  large.part = LocalPart::whole(large.shape);
+  Weight weight(large);
+  Bucket bucket(stream_, "b", {&weight}, {});
+  CheckpointSaver saver({&bucket}, Mesh({.data_replica = 2}, 0), *world_, stream_, copies_, {.run_dir = dir_.path()});
+  saver.begin({.step = 10}, stream_);
+  EXPECT_CONTAINS(saver.settle(), "was not written whole");
+  EXPECT_EQ(names(), std::vector<std::string>{});
 }
 
 TEST_F(CheckpointTest, LaterOnesAreSetAside) {

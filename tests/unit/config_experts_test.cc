@@ -327,7 +327,6 @@ TEST_F(Experts, ADenseModelHasNoUseForThem) {
   expect_refused(kDense, {"moe.capacity_factor=2"},
                  "moe.capacity_factor is given, and the model has no experts (expected a model with experts");
   expect_refused(kDense, {"moe.balance=none"}, "moe.balance is given");
-  expect_refused(kDense, {"parallel.expert=2"}, "parallel.expert is given, and the model has no experts (expected 1");
   const Config c = run(kDense, {"moe.balance=aux"});
   EXPECT_EQ(parse_config(dump_config(c), "dump.yaml"), c);
   EXPECT_FALSE(c.model.has_experts(0));

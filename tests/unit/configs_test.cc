@@ -62,7 +62,7 @@ TEST(Configs, EachResolvesOnItsRanks) {
     EXPECT_GT(count_parameters(config.model), 0);
     EXPECT_NE(text.str().find("`" + name + "`"), std::string::npos) << "configs/README.md has no row of it";
   }
-  EXPECT_GE(num_files, 11);
+  EXPECT_GE(num_files, 15);
 }
 
 // The parameter counts of the published checkpoints (GPT-3: by hand, the paper says 175.0B), tokens of a step in millions,
@@ -95,7 +95,11 @@ INSTANTIATE_TEST_SUITE_P(Configs, KnownLayouts,
                                          KnownLayout{"llama3-70b.yaml", 512, 70553706496, 4.2, 32, 20},
                                          KnownLayout{"llama3-405b.yaml", 8192, 405853388800, 16.8, 32, 128},
                                          KnownLayout{"qwen2.5-7b-64gpu.yaml", 64, 7615616512, 4.2, 8, 1},
-                                         KnownLayout{"gpt3-175b.yaml", 1024, 174604259328, 3.1, 96, 24}),
+                                         KnownLayout{"gpt3-175b.yaml", 1024, 174604259328, 3.1, 96, 24},
+                                         KnownLayout{"mixtral-8x7b.yaml", 128, 46702792704, 4.2, 16, 16},
+                                         KnownLayout{"qwen3-30b-a3b.yaml", 64, 30532122624, 4.2, 16, 1},
+                                         // Published without tables of its own: 671026404352; and the module.
+                                         KnownLayout{"deepseek-v3-like.yaml", 2048, 682636472320, 62.9, 120, 32}),
                          [](const auto& test) { return "Layout" + std::to_string(test.index); });
 
 TEST(Configs, QuickstartIsTheModelOfItsPage) {
@@ -103,6 +107,22 @@ TEST(Configs, QuickstartIsTheModelOfItsPage) {
   EXPECT_EQ(count_parameters(config.model), 1820352);
   EXPECT_EQ(config.run.steps, 600);
   EXPECT_EQ(config.run.dir, "runs/kjv");
+}
+
+TEST(Configs, ExpertsOfTheQuickstartComputeAsMuchAsItsDenseModel) {
+  const Config dense = load_config((kConfigs / "quickstart.yaml").string(), {});
+  const Config config = load_config((kConfigs / "quickstart-moe.yaml").string(), {});
+  EXPECT_EQ(count_parameters(config.model), 5365440);
+  const int64_t routers = config.model.num_layers * config.model.hidden_size * config.model.experts.num_experts;
+  EXPECT_EQ(count_active_parameters(config.model), count_parameters(dense.model) + routers);
+  EXPECT_DOUBLE_EQ(model_flops_per_token(config.model, 256),
+                   model_flops_per_token(dense.model, 256) + 6.0 * static_cast<double>(routers));
+  EXPECT_EQ(config.model.rope, dense.model.rope);
+  EXPECT_EQ(config.model.norm_eps, dense.model.norm_eps);
+  EXPECT_EQ(config.optimizer, dense.optimizer);
+  EXPECT_EQ(config.batch, dense.batch);
+  EXPECT_EQ(config.data, dense.data);
+  EXPECT_EQ(config.run.steps, dense.run.steps);
 }
 
 // Sizes and FLOPs of the models that the benchmarks time: the parameter counts of the published checkpoints, and 6 FLOPs

@@ -85,7 +85,7 @@ struct Problem {
 };
 
 void expect_all_right(const std::vector<Product>& products) {
-  for (const int num_threads : {1, 2, 3, 16}) {
+  for (const int num_threads : {1, 3, 8}) {
     SCOPED_TRACE(std::to_string(num_threads) + " threads");
     ThreadPool pool(num_threads);
     std::vector<Problem> problems(products.begin(), products.end());
@@ -109,7 +109,7 @@ TEST(GemmAll, ManySizesAtOnce) {
                           {1, 200, 100, kNo, kYes, in, out, beta},
                           {0, 200, 100, kNo, kYes, in, out, beta},
                           {130, 70, 65, kNo, kNo, in, out, beta},
-                          {300, 129, 100, kYes, kNo, in, out, beta},
+                          {330, 129, 100, kYes, kNo, in, out, beta},
                           {64, 64, 0, kYes, kNo, in, out, beta},
                           {65, 127, 7, kYes, kYes, in, out, beta}});
       }

@@ -8,6 +8,7 @@
 #include <random>
 
 #include "checkpoint/hashed_file.h"
+#include "core/config/hf_config.h"
 #include "core/config/hf_config_writer.h"
 #include "core/tensor/dtype.h"
 #include "models/transformer.h"
@@ -52,6 +53,37 @@ ModelConfig decoder(ModelFamily family, bool tied) {
           .tie_embeddings = tied,
           .attention_bias = family == ModelFamily::qwen2,
           .qk_norm = family == ModelFamily::qwen3};
+}
+
+ModelConfig with_experts(ModelFamily family) {
+  ModelConfig m = family_defaults(family);
+  const ModelConfig sizes = decoder(family, false);
+  m.hidden_size = sizes.hidden_size;
+  m.num_layers = sizes.num_layers;
+  m.num_heads = sizes.num_heads;
+  m.num_kv_heads = sizes.num_kv_heads;
+  m.head_dim = sizes.head_dim;
+  m.ffn_size = sizes.ffn_size;
+  m.vocab_size = sizes.vocab_size;
+  m.max_positions = sizes.max_positions;
+  ExpertsConfig& e = m.experts;
+  e.num_experts = 4;
+  e.top_k = 2;
+  e.ffn_size = family == ModelFamily::mixtral ? m.ffn_size : 9;
+  if (family == ModelFamily::qwen2_moe) {
+    e.shared_ffn_size = 11;
+    e.period = 2;
+  }
+  if (family == ModelFamily::qwen3_moe) e.dense_layers = {1};
+  const bool v3 = family == ModelFamily::deepseek_v3;
+  if (!v3 && family != ModelFamily::deepseek_v2) return m;
+  m.latent = {.q_rank = v3 ? 7 : 0, .kv_rank = 5, .nope_dim = 6, .rope_dim = 4, .v_dim = 3};
+  m.num_kv_heads = m.num_heads;
+  m.head_dim = 10;
+  e.shared_ffn_size = v3 ? 18 : 9;
+  e.num_dense_first = 1;
+  if (v3) e.num_groups = 2;
+  return m;
 }
 
 std::vector<std::byte> random_bytes(const TensorSpec& spec, Values values, std::mt19937_64& random) {
@@ -109,7 +141,12 @@ std::vector<HuggingFaceModel> hugging_face_models() {
           {"qwen2", decoder(ModelFamily::qwen2, false)},
           {"qwen2_tied", decoder(ModelFamily::qwen2, true)},
           {"qwen3", decoder(ModelFamily::qwen3, false)},
-          {"qwen3_tied", decoder(ModelFamily::qwen3, true)}};
+          {"qwen3_tied", decoder(ModelFamily::qwen3, true)},
+          {"mixtral", with_experts(ModelFamily::mixtral)},
+          {"qwen2_moe", with_experts(ModelFamily::qwen2_moe)},
+          {"qwen3_moe", with_experts(ModelFamily::qwen3_moe)},
+          {"deepseek_v2", with_experts(ModelFamily::deepseek_v2)},
+          {"deepseek_v3", with_experts(ModelFamily::deepseek_v3)}};
 }
 
 HuggingFaceModel hugging_face_model(const std::string& name) {
@@ -127,7 +164,8 @@ void write_hugging_face(const std::string& dir, const ModelConfig& config, Store
   const NameMap map = hugging_face_names(config);
   for (const NameMapEntry& entry : map.entries) {
     if (entry.out_begin != 0) continue;
-    const bool narrow = dtype == StoredAs::bf16 || (dtype == StoredAs::mixed && entry.hf_shape.ndim() == 2);
+    const bool narrow =
+        !entry.is_buffer && (dtype == StoredAs::bf16 || (dtype == StoredAs::mixed && entry.hf_shape.ndim() == 2));
     const auto dims = entry.hf_shape.dims();
     specs.push_back({entry.hf_name, narrow ? FileDType::bf16 : FileDType::f32, {dims.begin(), dims.end()}});
   }

@@ -35,11 +35,12 @@ TEST(MpirunCommand, ManyMachines) {
   LaunchArgs args;
   args.hosts = "hosts.txt";
   args.command = {"train"};
-  EXPECT_EQ(mpirun_command(args, "t", false, 8),
-            (Words{"mpirun", "--quiet", "--bind-to", "none", "--hostfile", "hosts.txt", "t", "train"}));
+  EXPECT_EQ(mpirun_command(args, "t", false, 8), (Words{"mpirun", "--quiet", "--bind-to", "none", "--hostfile",
+                                                        "hosts.txt", "-x", "TRIREME_LAUNCH", "t", "train"}));
   args.nproc = 16;
   EXPECT_EQ(mpirun_command(args, "t", false, 8),
-            (Words{"mpirun", "--quiet", "--bind-to", "none", "--hostfile", "hosts.txt", "-np", "16", "t", "train"}));
+            (Words{"mpirun", "--quiet", "--bind-to", "none", "--hostfile", "hosts.txt", "-x", "TRIREME_LAUNCH", "-np",
+                   "16", "t", "train"}));
 }
 
 class Supervise : public testing::Test {

@@ -45,6 +45,7 @@ class ExpertRowsTest : public OpTest {
   SortedTensors sort(const Tensor& experts, int64_t num_experts) {
     SortedTensors sorted{unset(DType::i64, {num_experts}), unset(DType::i32, {experts.numel()}),
                          unset(DType::i32, experts.shape())};
+    ops::fill(stream(), sorted.position, 7);  // -1 is to be written, too
     ops::sort_by_expert(stream(), experts, num_experts, sorted.counts, sorted.order, sorted.position);
     return sorted;
   }
@@ -150,6 +151,9 @@ TEST_P(ExpertRowsTest, SumRunsInTheOrderOfSlots) {
     y = tensor(DType::f32, {3, columns}, in_all_columns({1, 1, 2}));
     ops::sum_rows(stream(), rows, position, y, /*accumulate=*/true);
     EXPECT_EQ(read(y), in_all_columns({0, 1, 4}));  // 2 + 1 + 2²⁴ is rounded to 2²⁴ + 4
+    Tensor long_sums = unset(DType::f32, {2, columns});
+    ops::sum_rows(stream(), rows, i32({2, 6}, {1, 1, 1, 0, 2, -1, 1, -1, 1, 0, 2, 1}), long_sums, /*accumulate=*/false);
+    EXPECT_EQ(read(long_sums), in_all_columns({4, 3}));
   }
 }
 

@@ -6,6 +6,7 @@
 
 #include "core/ops/elementwise.h"
 #include "tests/unit/op_fixture.h"
+#include "tests/unit/router_reference.h"
 
 namespace trireme::testing {
 namespace {
@@ -15,55 +16,6 @@ using ops::Scoring;
 using ops::TokenStretches;
 using ops::TopKRule;
 using ops::WeightRule;
-
-constexpr Scoring kScorings[] = {Scoring::softmax, Scoring::sigmoid};
-
-double log_sum_exp(const double* x, int64_t n) {
-  const double max = *std::max_element(x, x + n);
-  double sum = 0;
-  for (int64_t i = 0; i < n; ++i) sum += std::exp(x[i] - max);
-  return max + std::log(sum);
-}
-
-Values reference_scores(const Values& logits, int64_t choices, Scoring scoring) {
-  Values scores;
-  for (size_t i = 0; i < logits.size(); ++i) {
-    const size_t row = i - i % static_cast<size_t>(choices);
-    scores.push_back(scoring == Scoring::softmax ? std::exp(logits[i] - log_sum_exp(&logits[row], choices))
-                                                 : 1 / (1 + std::exp(-logits[i])));
-  }
-  return scores;
-}
-
-Values reference_weights(const Values& scores, int64_t choices, const std::vector<int32_t>& experts, int64_t slots,
-                         const WeightRule& rule) {
-  Values weights(experts.size());
-  for (size_t i = 0; i < experts.size(); ++i) {
-    if (experts[i] < 0) continue;
-    const size_t row = i / static_cast<size_t>(slots);
-    const auto score = [&](size_t k) {
-      const int32_t e = experts[k];
-      return e < 0 ? 0.0 : scores[row * static_cast<size_t>(choices) + static_cast<size_t>(e)];
-    };
-    double divisor = 1;
-    if (rule.normalize) {
-      divisor = 1e-20;
-      for (size_t k = 0; k < static_cast<size_t>(slots); ++k) divisor += score(row * static_cast<size_t>(slots) + k);
-    }
-    weights[i] = static_cast<double>(rule.scaling) * score(i) / divisor;
-  }
-  return weights;
-}
-
-// Rows of scores divided by their sums.
-Values probabilities_of(Values scores, int64_t choices) {
-  for (size_t row = 0; row < scores.size(); row += static_cast<size_t>(choices)) {
-    const auto begin = scores.begin() + static_cast<int64_t>(row);
-    const double sum = std::accumulate(begin, begin + choices, 0.0);
-    for (auto s = begin; s < begin + choices; ++s) *s /= sum;
-  }
-  return scores;
-}
 
 // The choice of one token, by sorting.
 std::vector<int32_t> reference_choice(const std::vector<float>& value, const TopKRule& rule) {
@@ -91,17 +43,6 @@ std::vector<int32_t> reference_choice(const std::vector<float>& value, const Top
     for (int64_t i = 0; i < members; ++i) candidates.push_back(static_cast<int32_t>(g * members + i));
   }
   return best(value, candidates, rule.top_k);
-}
-
-// Choices of tokens, all different in a token but for its last slot, which may repeat; every fifth slot is empty.
-std::vector<int32_t> some_choices(int64_t tokens, int64_t choices, int64_t slots) {
-  const std::vector<int32_t> first = uniform_ids(tokens, choices, "first");
-  std::vector<int32_t> experts;
-  for (int64_t i = 0; i < tokens * slots; ++i) {
-    const auto e = static_cast<int32_t>((first[static_cast<size_t>(i / slots)] + 3 * (i % slots)) % choices);
-    experts.push_back(i % 5 == 4 ? -1 : e);
-  }
-  return experts;
 }
 
 class RouterTest : public OpTest {
@@ -235,159 +176,6 @@ TEST_P(RouterTest, WeightsOfNextToNothing) {
   EXPECT_EQ(read(none), Values(6));
 }
 
-struct Statistics {
-  Values counts;
-  Values probabilities;
-  Values sums;
-};
-
-Statistics reference_statistics(const Values& logits, const Values& scores, int64_t choices,
-                                const std::vector<int32_t>& experts, int64_t slots, const TokenStretches& stretches,
-                                int64_t num_stretches) {
-  const auto size = static_cast<size_t>(num_stretches * choices);
-  Statistics out{Values(size), Values(size), Values(2)};
-  const Values p = probabilities_of(scores, choices);
-  for (size_t i = 0; i < experts.size(); ++i) {
-    if (experts[i] < 0) continue;
-    const int64_t stretch = (stretches.first_token + static_cast<int64_t>(i) / slots) / stretches.length;
-    out.counts[static_cast<size_t>(stretch * choices + experts[i])] += 1;
-  }
-  for (size_t i = 0; i < p.size(); ++i) {
-    const auto row = static_cast<int64_t>(i) / choices;
-    const int64_t stretch = (stretches.first_token + row) / stretches.length;
-    out.probabilities[static_cast<size_t>(stretch * choices + static_cast<int64_t>(i) % choices)] += p[i];
-    if (p[i] > 0) out.sums[1] -= p[i] * std::log(p[i]);
-    if (static_cast<int64_t>(i) % choices != 0) continue;
-    const double lse = log_sum_exp(&logits[i], choices);
-    out.sums[0] += lse * lse;
-  }
-  return out;
-}
-
-TEST_P(RouterTest, StatisticsMatchReference) {
-  struct Case {
-    int64_t tokens;
-    int64_t choices;
-    int64_t slots;
-    TokenStretches stretches;
-    int64_t num_stretches;
-  };
-  for (const Scoring scoring : kScorings) {
-    for (const Case& c : {Case{1, 1, 1, {0, 1}, 1}, Case{300, 33, 2, {100, 170}, 4}, Case{600, 8, 3, {0, 1 << 30}, 1},
-                          Case{70, 64, 64, {7, 16}, 5}, Case{20, 5, 1, {19, 1000}, 1}, Case{9, 512, 6, {64, 32}, 3}}) {
-      const Tensor logits = normal(DType::f32, {c.tokens, c.choices}, "logits", 2.0);
-      const Tensor scores = scores_of(logits, scoring);
-      const std::vector<int32_t> chosen = some_choices(c.tokens, c.choices, c.slots);
-      const Tensor experts = i32({c.tokens, c.slots}, chosen);
-      const Statistics want =
-          reference_statistics(read(logits), read(scores), c.choices, chosen, c.slots, c.stretches, c.num_stretches);
-      const Shape shape{c.num_stretches, c.choices};
-      Tensor counts = tensor(DType::i64, shape, Values(want.counts.size(), 1000));
-      Tensor probabilities = tensor(DType::f64, shape, Values(want.counts.size(), 2));
-      Tensor sums = tensor(DType::f64, {2}, {3, 4});
-      ops::router_statistics(stream(), logits, scores, scoring, experts, c.stretches, counts, probabilities, sums);
-      const double limit = tolerance(DType::f32, OpKind::reduction);
-      const std::string what = std::to_string(c.tokens) + " tokens of " + std::to_string(c.choices);
-      EXPECT_EQ(plus(read(counts), -1, Values(want.counts.size(), 1000)), want.counts) << what;
-      expect_close(plus(read(probabilities), -1, Values(want.counts.size(), 2)), want.probabilities, limit, what);
-      expect_close({read(sums)[0] - 3}, {want.sums[0]}, limit, what + ", logsumexp²");
-      expect_close({read(sums)[1] - 4 + 1}, {want.sums[1] + 1}, limit, what + ", entropy");
-
-      // Each alone has the same bits.
-      Tensor undefined;
-      Tensor only_counts = tensor(DType::i64, shape, Values(want.counts.size(), 1000));
-      Tensor only_probabilities = tensor(DType::f64, shape, Values(want.counts.size(), 2));
-      Tensor only_sums = tensor(DType::f64, {2}, {3, 4});
-      ops::router_statistics(stream(), logits, scores, scoring, experts, c.stretches, only_counts, undefined,
-                             undefined);
-      ops::router_statistics(stream(), logits, scores, scoring, experts, c.stretches, undefined, only_probabilities,
-                             undefined);
-      ops::router_statistics(stream(), logits, scores, scoring, experts, c.stretches, undefined, undefined, only_sums);
-      EXPECT_EQ(read(only_counts), read(counts));
-      EXPECT_EQ(read(only_probabilities), read(probabilities));
-      EXPECT_EQ(read(only_sums), read(sums));
-    }
-  }
-}
-
-TEST_P(RouterTest, BalanceLossMatchesReference) {
-  constexpr int64_t kChoices = 37;
-  for (const int64_t stretches : {1, 3, 40}) {
-    for (const bool counts_of_all : {false, true}) {
-      for (const bool weighed : {false, true}) {
-        const int64_t rows = counts_of_all ? 1 : stretches;
-        const std::vector<int32_t> count = uniform_ids(rows * kChoices, 100000, "counts");
-        const Tensor counts = tensor(DType::i64, {rows, kChoices}, Values(count.begin(), count.end()));
-        const Tensor probabilities = normal(DType::f64, {stretches, kChoices}, "probabilities");
-        const Tensor emphasis = weighed ? normal(DType::f32, {kChoices}, "emphasis") : Tensor{};
-        Tensor gradient = unset(DType::f32, {stretches, kChoices});
-        Tensor loss = tensor(DType::f64, {1}, {5});
-        ops::balance_loss(stream(), counts, probabilities, emphasis, 0.125, gradient, loss);
-        const Values e = weighed ? read(emphasis) : Values(kChoices, 1);
-        Values want;
-        for (int64_t i = 0; i < stretches * kChoices; ++i) {
-          want.push_back(0.125 * e[static_cast<size_t>(i % kChoices)] *
-                         count[static_cast<size_t>(counts_of_all ? i % kChoices : i)]);
-        }
-        expect_close(read(gradient), want, tolerance(DType::f32, OpKind::elementwise), "gradient");
-        expect_close(read(loss), {5 + dot(want, read(probabilities))}, tolerance(DType::f64, OpKind::reduction),
-                     "loss");
-      }
-    }
-  }
-}
-
-struct BackwardCase {
-  int64_t tokens;
-  int64_t choices;
-  int64_t slots;
-  TokenStretches stretches;
-  int64_t num_stretches;
-};
-
-const std::vector<BackwardCase> kBackwardCases = {{2, 1, 1, {0, 1}, 2},     {5, 6, 2, {4, 3}, 3},
-                                                  {3, 40, 40, {0, 9}, 1},   {4, 64, 8, {2, 2}, 3},
-                                                  {2, 100, 3, {0, 100}, 1}, {3, 7, 9, {0, 1}, 3}};
-
-TEST_P(RouterTest, BackwardMatchesFiniteDifferences) {
-  for (const Scoring scoring : kScorings) {
-    for (const BackwardCase& c : kBackwardCases) {
-      for (const WeightRule& rule : {WeightRule{true, 1.5f}, WeightRule{false, 2.0f}}) {
-        for (const bool balanced : {false, true}) {
-          const double z_scale = balanced ? 0.25 : 0;
-          const Tensor logits = normal(DType::f32, {c.tokens, c.choices}, "logits");
-          const std::vector<int32_t> experts = some_choices(c.tokens, c.choices, c.slots);
-          const Tensor dweights = normal(DType::f32, {c.tokens, c.slots}, "dweights");
-          const Tensor balance = balanced ? normal(DType::f32, {c.num_stretches, c.choices}, "balance", 2.0) : Tensor{};
-          Tensor dlogits = unset(DType::f32, logits.shape());
-          ops::router_backward(stream(), logits, scores_of(logits, scoring), scoring, i32(dweights.shape(), experts),
-                               rule, dweights, balance, c.stretches, static_cast<float>(z_scale), dlogits);
-          const Values d = read(dweights);
-          const Values by_p = balanced ? read(balance) : Values{};
-          const auto loss = [&](const Values& at) {
-            const Values scores = reference_scores(at, c.choices, scoring);
-            double sum = dot(d, reference_weights(scores, c.choices, experts, c.slots, rule));
-            if (!balanced) return sum;
-            const Statistics s =
-                reference_statistics(at, scores, c.choices, experts, c.slots, c.stretches, c.num_stretches);
-            return sum + dot(by_p, s.probabilities) + z_scale * s.sums[0];
-          };
-          const Values want = gradient_of(loss, read(logits));
-          double largest = 0;
-          for (const double w : want) largest = std::max(largest, std::abs(w));
-          // One choice of one has weight 1, whatever its logit: what is left of the gradient is rounding.
-          if (largest < 1e-6) {
-            for (const double got : read(dlogits)) EXPECT_NEAR(got, 0, 1e-6);
-            continue;
-          }
-          expect_close(read(dlogits), want, tolerance(DType::f32, OpKind::reduction),
-                       "dlogits of " + std::to_string(c.slots) + " of " + std::to_string(c.choices));
-        }
-      }
-    }
-  }
-}
-
 TEST_P(RouterTest, LargeLogitsStayNumbers) {
   constexpr double kBig = 30000;
   const Values x = {kBig, -kBig, 0, kBig, kBig, kBig, -kBig, -kBig, -kBig};
@@ -414,26 +202,6 @@ TEST_P(RouterTest, LargeLogitsStayNumbers) {
     for (const double d : read(dlogits)) EXPECT_TRUE(std::isfinite(d)) << d;
     EXPECT_NEAR(read(dlogits)[0], 2 * 1e-3 * kBig, 1);  // of the z-loss; all others are small beside it
   }
-}
-
-TEST_P(RouterTest, BalanceBiasGoesTowardsTheMean) {
-  const Tensor before = tensor(DType::f32, {4}, {0.5, 0.5, -0.5, 0.25});
-  // The mean is 2⁴⁰, which fp32 can't tell from its neighbours.
-  const double mean = 1099511627776;
-  const Tensor counts = tensor(DType::i64, {4}, {mean, mean - 1, mean + 1, mean});
-  Tensor bias = unset(DType::f32, {4});
-  ops::copy(stream(), before, bias);
-  ops::update_balance_bias(stream(), counts, 0.125f, i32({1}, {0}), bias);
-  EXPECT_EQ(read(bias), (Values{0.5, 0.625, -0.625, 0.25}));
-  ops::update_balance_bias(stream(), counts, 0.125f, i32({1}, {1}), bias);
-  EXPECT_EQ(read(bias), (Values{0.5, 0.625, -0.625, 0.25}));
-  // A mean that is no whole number: 2.5.
-  ops::copy(stream(), before, bias);
-  ops::update_balance_bias(stream(), tensor(DType::i64, {4}, {2, 3, 0, 5}), 0.125f, i32({1}, {0}), bias);
-  EXPECT_EQ(read(bias), (Values{0.625, 0.375, -0.375, 0.125}));
-  Tensor one = tensor(DType::f32, {1}, {0.5});
-  ops::update_balance_bias(stream(), tensor(DType::i64, {1}, {7}), 0.125f, i32({1}, {0}), one);
-  EXPECT_EQ(read(one), Values{0.5});
 }
 
 TEST_P(RouterTest, SameBitsOnAnyPool) {

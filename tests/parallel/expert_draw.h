@@ -1,0 +1,25 @@
+// Random layouts of models with experts: those of layouts_draw.h in fp32, with a family that has experts, expert degrees,
+// and a router drawn upon them.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/config/config.h"
+
+namespace trireme::layouts {
+
+struct ExpertDraw {
+  std::vector<std::string> sets;  // over tests/parallel/layouts.yaml
+  std::string command() const;    // that runs it again
+};
+
+// Layout `number` of `seed`; another one for each `attempt`.
+ExpertDraw draw_expert_layout(uint64_t seed, int number, int attempt = 0);
+
+// Of every block of so many consecutive layouts each kind of router, balance, dispatch and family comes up, and quotas of
+// expert_draw_test.cc hold.
+inline constexpr int kExpertBlock = 40;
+
+}  // namespace trireme::layouts
