@@ -125,6 +125,7 @@ void qk_norm_backward(Stream&, Tensor&, const Tensor&, const Tensor&, const Tens
   absent();
 }
 void rotary(Stream&, Tensor&, const Tensor&, const Tensor&, int64_t, int64_t, bool) { absent(); }
+void copy_row_bytes(Stream&, const Tensor&, int64_t, Tensor&, int64_t, int64_t) { absent(); }
 void router_scores(Stream&, const Tensor&, ops::Scoring, Tensor&) { absent(); }
 void choose_top_k(Stream&, const Tensor&, const Tensor&, const ops::TopKRule&, Tensor&) { absent(); }
 void route_weights(Stream&, const Tensor&, const Tensor&, const ops::WeightRule&, Tensor&) { absent(); }

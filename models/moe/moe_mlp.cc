@@ -11,8 +11,9 @@ namespace trireme {
 namespace {
 
 enum Slot : int {
-  kGate,    // sigmoid(g·x) f32 [n, 1]
-  kShared,  // shared(x), with a gate
+  kGateLogits,  // g·x f32 [n, 1]
+  kGate,        // their sigmoid
+  kShared,      // shared(x), with a gate
   // Between the two halves of backward:
   kGradGate,
 };
@@ -26,11 +27,13 @@ constexpr size_t kExperts = 0;
 
 }  // namespace
 
-MoeMlp::MoeMlp(const ModelConfig& config, const ParameterNames& names, int64_t moe_layer, const MoeSetup& setup)
+MoeMlp::MoeMlp(const ModelConfig& config, const ParameterNames& names, int64_t moe_layer, const MoeSetup& setup,
+               bool gate_residual)
     : tensor_(setup.tensor),
       rows_(setup.tensor.cut_along_tokens()),
-      router_(config, {names.router, names.score_bias}, moe_layer, setup),
-      experts_(config, [&](int64_t e) { return names.expert(e); }, setup),
+      router_(config, {names.router, names.score_bias, gate_residual ? names.gate_residual : ""}, moe_layer, setup),
+      experts_(
+          config, [&](int64_t e) { return names.expert(e); }, setup),
       light_(config, names),
       dispatcher_(make_dispatcher(setup, config.experts.num_experts)),
       num_chunks_(setup.config.dispatch_chunks) {
@@ -65,8 +68,12 @@ std::vector<MoeMlp::Chunk> MoeMlp::chunks(const Microbatch& microbatch) const {
 
 Tensor MoeMlp::own_rows(const Tensor& x, const Microbatch& microbatch) const {
   if (tensor_.sequence() || tensor_.size() == 1) return x;
-  const int64_t first = rows_.first_row(microbatch.num_tokens());
+  const int64_t first = first_own_row(microbatch);
   return x.slice(first, first + rows_.num_rows(microbatch.num_tokens()));
+}
+
+int64_t MoeMlp::first_own_row(const Microbatch& microbatch) const {
+  return tensor_.sequence() ? 0 : rows_.first_row(microbatch.num_tokens());
 }
 
 Tensor MoeMlp::all_rows(Stream& stream, const Tensor& rows, const Microbatch& microbatch) const {
@@ -75,8 +82,21 @@ Tensor MoeMlp::all_rows(Stream& stream, const Tensor& rows, const Microbatch& mi
 }
 
 Tensor MoeMlp::forward(Stream& stream, const Microbatch& microbatch, const Tensor& normed, Stash& stash) {
+  Tensor logits;
+  return forward(stream, microbatch, normed, /*before=*/{}, logits, stash);
+}
+
+Tensor MoeMlp::backward_input(Stream& stream, const Microbatch& microbatch, const Tensor& dy, Stash& stash) {
+  Tensor dbefore;
+  return backward_input(stream, microbatch, dy, /*dlogits=*/{}, dbefore, stash);
+}
+
+Tensor MoeMlp::forward(Stream& stream, const Microbatch& microbatch, const Tensor& normed, const Tensor& before,
+                       Tensor& logits, Stash& stash) {
   const Tensor x = own_rows(normed, microbatch);
-  const Routing routing = router_.route(stream, microbatch, x, stash.part(kRouter));
+  const Routing routing = router_.route(stream, microbatch, x, before.defined() ? own_rows(before, microbatch) : before,
+                                        stash.part(kRouter));
+  logits = routing.logits;
   const int64_t slots = routing.experts.dim(1);
   struct Travel {
     DispatchPlan plan;
@@ -125,6 +145,7 @@ void MoeMlp::add_shared(Stream& stream, const Tensor& normed, const Tensor& shar
   Tensor gate = Tensor::empty(stream, logits.shape(), DType::f32);
   ops::router_scores(stream, logits, ops::Scoring::sigmoid, gate);
   ops::add_scaled_rows(stream, shared, gate.view({gate.dim(0)}), y);
+  stash.put(kGateLogits, logits);
   stash.put(kGate, gate);
   stash.put(kShared, shared);
 }
@@ -141,7 +162,7 @@ Tensor MoeMlp::shared_backward(Stream& stream, const Microbatch& microbatch, con
   Tensor chosen = Tensor::empty(stream, {n, 1}, DType::i32);
   ops::fill(stream, chosen, 0);
   Tensor dlogits = Tensor::empty(stream, {n, 1}, DType::f32);
-  ops::router_backward(stream, /*logits=*/gate, gate, ops::Scoring::sigmoid, chosen,
+  ops::router_backward(stream, stash.take(kGateLogits), gate, ops::Scoring::sigmoid, chosen,
                        {.normalize = false, .scaling = 1.0f}, dgate, /*balance_gradient=*/{}, {}, /*z_scale=*/0,
                        dlogits);
   if (dy.dtype() != DType::f32) {
@@ -169,7 +190,8 @@ void MoeMlp::recompute(Stream& stream, const Microbatch& microbatch, Stash& stas
   for (size_t i = kFirstChunk; i < stash.num_parts(); ++i) experts_.recompute(stream, stash.part(i).part(kExperts));
 }
 
-Tensor MoeMlp::backward_input(Stream& stream, const Microbatch& microbatch, const Tensor& dy, Stash& stash) {
+Tensor MoeMlp::backward_input(Stream& stream, const Microbatch& microbatch, const Tensor& dy, const Tensor& dlogits,
+                              Tensor& dbefore, Stash& stash) {
   const Tensor own_dy = own_rows(dy, microbatch);
   const std::vector<Chunk> list = chunks(microbatch);
   const int64_t slots = router_.slots(stash.part(kRouter));
@@ -191,8 +213,8 @@ Tensor MoeMlp::backward_input(Stream& stream, const Microbatch& microbatch, cons
     Travel& t = travels[i];
     const Tensor rows = dispatcher_->receive(stream, t.plan, std::move(t.there));
     Tensor dweights;
-    const Tensor dx = experts_.backward_input(stream, rows, t.plan.offsets(), dweights,
-                                              stash.part(kFirstChunk + i).part(kExperts));
+    const Tensor dx =
+        experts_.backward_input(stream, rows, t.plan.offsets(), dweights, stash.part(kFirstChunk + i).part(kExperts));
     t.back = dispatcher_->send_back(stream, t.plan, dx, slots);
     t.weights_back = dispatcher_->send_back(stream, t.plan, dweights, /*slots=*/1);
   }
@@ -207,7 +229,9 @@ Tensor MoeMlp::backward_input(Stream& stream, const Microbatch& microbatch, cons
     dispatcher_->sum(stream, t.plan, std::move(t.weights_back), pairs);
   }
   if (light_) light_.backward_input(stream, own_dy, dx, dweights, stash.part(kLight));
-  const Tensor router_dx = router_.backward_input(stream, microbatch, dweights, dx.dtype(), stash.part(kRouter));
+  const Tensor router_dx =
+      router_.backward_input(stream, microbatch, dweights, dlogits.defined() ? own_rows(dlogits, microbatch) : dlogits,
+                             dx.dtype(), dbefore, stash.part(kRouter));
   ops::add(stream, dx, router_dx, dx);
   dx = all_rows(stream, dx, microbatch);
   if (shared_) ops::add(stream, dx, shared_dx, dx);

@@ -15,6 +15,12 @@
 namespace trireme {
 namespace {
 
+// Fp32, whatever the run computes in.
+bool has_full_precision(const std::string& name) {
+  return name.ends_with("mlp.gate.weight") || name.find(".constant_experts.") != std::string::npos ||
+         name.ends_with("gate_residual.weight");
+}
+
 class OracleLoad : public testing::TestWithParam<golden::LayoutCase> {
  protected:
   void check(std::vector<std::string> sets, bool rounded) {
@@ -32,7 +38,7 @@ class OracleLoad : public testing::TestWithParam<golden::LayoutCase> {
       visit_hugging_face(names, model.state, Bucket::Buffer::master, [&](const HuggingFaceTensor& tensor) {
         std::vector<float> expected(static_cast<size_t>(reader.spec(tensor.name).numel()));
         reader.read(tensor.name, 0, std::span<float>(expected));
-        if (rounded) {
+        if (rounded && !has_full_precision(tensor.name)) {
           for (float& v : expected) v = static_cast<float>(bf16(v));
         }
         EXPECT_TRUE(

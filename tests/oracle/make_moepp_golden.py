@@ -49,7 +49,10 @@ BASE = decoder(vocab_size=59, num_hidden_layers=3, num_attention_heads=4, num_ke
                intermediate_size=21, moe_intermediate_size=7, num_experts=4, num_experts_per_tok=3, norm_topk_prob=True)
 CASES = [
     Case("moe_plusplus", BASE, batch=4, sequence=7, zero=1, copy=1, constant=2, share=0.3, residual=False, clip=0.5,
-         seed=1),
+         seed=23),
+    # Four layers, of which the second is dense and hands on the logits of the first.
+    Case("moe_plusplus_residual", BASE | dict(num_hidden_layers=4, mlp_only_layers=[1], vocab_size=47), batch=4,
+         sequence=5, zero=1, copy=1, constant=1, share=0.75, residual=True, clip=0.5, seed=1),
 ]
 
 
@@ -138,13 +141,17 @@ def make_model(case, dtype):
     try:
         model = transformers.Qwen3MoeForCausalLM(config)
         layers = model.model.layers
+        dense = case.config.get("mlp_only_layers", [])
+        halves = []
         for i, layer in enumerate(layers):
-            layer.mlp = PlusPlus(case, first=i == 0)
+            if i in dense:
+                continue
+            layer.mlp = PlusPlus(case, first=not halves)
+            # The layer with experts in front: not a submodule, so that it has no second name.
+            object.__setattr__(layer.mlp, "before", halves[-1] if halves else None)
+            halves.append(layer.mlp)
     finally:
         torch.set_default_dtype(default)
-    # The layer with experts in front: not a submodule, so that it has no second name.
-    for i in range(1, len(layers)):
-        object.__setattr__(layers[i].mlp, "before", layers[i - 1].mlp)
     return model
 
 
@@ -187,7 +194,7 @@ def train(case, directory, tokens, dtype):
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": OPTIMIZER["weight_decay"]}, {"params": rest, "weight_decay": 0.0}],
         lr=OPTIMIZER["lr"], betas=tuple(OPTIMIZER["betas"]), eps=OPTIMIZER["eps"])
-    halves = [layer.mlp for layer in model.model.layers]
+    halves = [layer.mlp for layer in model.model.layers if isinstance(layer.mlp, PlusPlus)]
     result = {"loss": np.zeros(STEPS), "grad_norm": np.zeros(STEPS)}
     margins = []
     for step in range(STEPS):
@@ -261,11 +268,14 @@ def make_case(case):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", action="append", help="only this case (may be repeated)")
     parser.add_argument("--check", action="store_true", help="recompute and compare instead of writing")
     options = parser.parse_args()
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     for case in CASES:
+        if options.case and case.name not in options.case:
+            continue
         if not options.check:
             make_case(case)
             continue
