@@ -119,9 +119,12 @@ Config probe_config(const ProbeOptions& options, const std::vector<std::string>&
                            "}\noptimizer: {schedule: {type: constant}}\nprecision: {compute: fp32}\n";
   Config config = parse_config(text, "probe", sets);
   // The loss is that of the labels alone, of every token.
-  config.moe.balance = MoeBalance::none;
-  config.moe.z_loss_coef = 0;
-  config.moe.capacity_factor.reset();
+  const auto is_given = [&](const std::string& key) {
+    return std::any_of(sets.begin(), sets.end(), [&](const std::string& set) { return set.starts_with(key + "="); });
+  };
+  if (!is_given("moe.balance")) config.moe.balance = MoeBalance::none;
+  if (!is_given("moe.z_loss_coef")) config.moe.z_loss_coef = 0;
+  if (!is_given("moe.capacity_factor")) config.moe.capacity_factor.reset();
   return config;
 }
 

@@ -80,8 +80,8 @@ class Router {
   ops::WeightRule rule_;
   bool weighs_evenly_ = false;  // hash
   std::unique_ptr<Chooser> chooser_;
-  Weight weight_;  // f32 [E, C]
-  Weight bias_;    // f32 [E], or none
+  Weight weight_;    // f32 [E, C]
+  Weight bias_;      // f32 [E], or none
   Weight residual_;  // f32 [E, E], or none
 };
 

@@ -52,7 +52,7 @@ CASES = [
          seed=23),
     # Four layers, of which the second is dense and hands on the logits of the first.
     Case("moe_plusplus_residual", BASE | dict(num_hidden_layers=4, mlp_only_layers=[1], vocab_size=47), batch=4,
-         sequence=5, zero=1, copy=1, constant=1, share=0.75, residual=True, clip=0.5, seed=1),
+         sequence=5, zero=1, copy=1, constant=1, share=0.75, residual=True, clip=0.5, seed=14),
 ]
 
 
@@ -234,11 +234,11 @@ def stored(result):
 def sets_of(case):
     return [f"moe.zero_experts={case.zero}", f"moe.copy_experts={case.copy}", f"moe.constant_experts={case.constant}",
             f"moe.constant_share={case.share}", f"moe.gating_residual={str(case.residual).lower()}",
-            f"moe.aux_loss_coef={COEF}", "moe.aux_scope=sequence"]
+            "moe.balance=aux", f"moe.aux_loss_coef={COEF}", "moe.aux_scope=sequence"]
 
 
 def make_case(case):
-    """Tries seeds, the case's first, until no choice hangs on rounding."""
+    """Tries seeds, the case's first, until no choice hangs on rounding, and no gradient is what is left of larger ones."""
     directory = GOLDEN / case.name
     directory.mkdir(exist_ok=True)
     for seed in range(case.seed, case.seed + 3000):
@@ -251,7 +251,11 @@ def make_case(case):
             if "tensor(" not in str(e):
                 raise
             continue
-        if margins[0] >= BF16_MARGIN and min(margins[1:]) >= MARGIN:
+        if margins[0] < BF16_MARGIN or min(margins[1:]) < MARGIN:
+            continue
+        in_fp32, _ = train(case, directory, tokens, torch.float32)
+        worst = measure.worst(measure.errors(in_fp32, result))
+        if max(error for error, _ in worst.values()) < 3e-6:
             break
     else:
         sys.exit(f"{case.name}: no seed has choices wide enough apart")
@@ -262,8 +266,7 @@ def make_case(case):
     info = {"name": case.name, "family": "qwen3_moe", "steps": STEPS, "batch": case.batch, "sequence": case.sequence,
             "documents": False, "clip_active": True, "sets": sets_of(case), "optimizer": optimizer}
     (directory / "case.json").write_text(json.dumps(info, indent=2) + "\n")
-    in_fp32, _ = train(case, directory, tokens, torch.float32)
-    print(f"{case.name}: seed {case.seed}, margins {margins}, fp32 errors {measure.worst(measure.errors(in_fp32, result))}")
+    print(f"{case.name}: seed {case.seed}, margins {margins}, fp32 errors {worst}")
 
 
 def main():

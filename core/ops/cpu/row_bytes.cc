@@ -1,3 +1,5 @@
+#include "core/ops/row_bytes.h"
+
 #include <cstring>
 
 #include "core/ops/cpu/blocks.h"

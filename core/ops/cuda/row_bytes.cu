@@ -1,3 +1,5 @@
+#include "core/ops/row_bytes.h"
+
 #include "core/ops/cuda/elements.h"
 #include "core/ops/cuda/kernels.h"
 
