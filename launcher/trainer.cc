@@ -1,8 +1,8 @@
 #include "launcher/trainer.h"
 
 #include <algorithm>
-#include <numeric>
 #include <chrono>
+#include <numeric>
 
 #include "checkpoint/directory.h"
 #include "core/config/load.h"

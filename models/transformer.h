@@ -21,8 +21,8 @@ namespace trireme {
 struct ModelPlace {
   Mesh mesh = Mesh({}, 0);
   TensorGroup tensor = {};
-  Communicator* dispatch = nullptr;  // of experts, over expert_tensor and expert; none where that is one rank
-  Communicator* data = nullptr;      // over both data axes; likewise
+  Communicator* dispatch = nullptr;           // of experts, over expert_tensor and expert; none where that is one rank
+  Communicator* data = nullptr;               // over both data axes; likewise
   std::vector<int64_t> layers_of_chunk = {};  // none: one chunk of all layers
   std::vector<int> chunks = {0};              // on this rank, ascending
 };
