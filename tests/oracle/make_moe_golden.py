@@ -71,7 +71,7 @@ CASES = [
     Case("z_loss", z_loss_coef=0.5, normalize=False),
     Case("sigmoid_groups", scoring="sigmoid", score_bias=True, scaling=2.5, num_groups=4, groups_per_token=2,
          group_score="sum_of_best_two", aux_scope="sequence", aux_loss_coef=2.0),
-    Case("softmax_groups", normalize=False, scaling=1.5, num_groups=4, groups_per_token=2, aux_loss_coef=2.0),
+    Case("softmax_groups", normalize=False, scaling=1.5, num_groups=2, groups_per_token=1, aux_loss_coef=2.0),
     Case("drop_probability", normalize=False, capacity_factor=1.0, aux_loss_coef=2.0),
     Case("drop_position", capacity_factor=1.0, drop="position", aux_loss_coef=2.0),
     Case("switch", router="switch_top1", top_k=1, normalize=False, capacity_factor=1.0, drop="position",
