@@ -117,7 +117,12 @@ Config probe_config(const ProbeOptions& options, const std::vector<std::string>&
                            "\"}\ndata: {train: [{path: none}], sequence_length: " + std::to_string(sequence) +
                            "}\nbatch: {global: " + std::to_string(batch) + ", micro: " + std::to_string(batch) +
                            "}\noptimizer: {schedule: {type: constant}}\nprecision: {compute: fp32}\n";
-  return parse_config(text, "probe", sets);
+  Config config = parse_config(text, "probe", sets);
+  // The loss is that of the labels alone, of every token.
+  config.moe.balance = MoeBalance::none;
+  config.moe.z_loss_coef = 0;
+  config.moe.capacity_factor.reset();
+  return config;
 }
 
 void probe(RankContext& rank, const Config& config, const ProbeOptions& options) {

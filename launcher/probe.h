@@ -18,7 +18,7 @@ struct ProbeOptions {
 };
 
 // The configuration of a probe: the model of the directory and `sets` over the defaults (a constant learning rate);
-// batch.global from the tokens file.
+// batch.global from the tokens file. Nothing keeps experts even unless `sets` say so.
 Config probe_config(const ProbeOptions& options, const std::vector<std::string>& sets);
 
 // Collective over the world.

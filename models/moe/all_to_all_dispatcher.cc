@@ -27,9 +27,7 @@ class CountTable {
   CountTable(int64_t num_ranks, int64_t num_experts)
       : num_ranks_(num_ranks), num_experts_(num_experts), counts_(static_cast<size_t>(num_ranks * num_experts)) {}
 
-  int64_t of(int64_t rank, int64_t expert) const {
-    return counts_[static_cast<size_t>(rank * num_experts_ + expert)];
-  }
+  int64_t of(int64_t rank, int64_t expert) const { return counts_[static_cast<size_t>(rank * num_experts_ + expert)]; }
   // Over experts [begin, end).
   int64_t of(int64_t rank, int64_t begin, int64_t end) const {
     int64_t sum = 0;
@@ -140,7 +138,8 @@ class AllToAllDispatcher final : public Dispatcher {
   // Rows arrive rank by rank, and of each rank expert by expert.
   void arrange(Stream& stream, const CountTable& table, DispatchPlan& plan) const {
     const int64_t n = plan.num_rows();
-    std::vector<int64_t> next(static_cast<size_t>(num_ranks_), 0);  // arrived row that each rank's next expert begins at
+    std::vector<int64_t> next(static_cast<size_t>(num_ranks_),
+                              0);  // arrived row that each rank's next expert begins at
     for (int64_t r = 1; r < num_ranks_; ++r) {
       next[static_cast<size_t>(r)] = next[static_cast<size_t>(r - 1)] + plan.from_ranks()[static_cast<size_t>(r - 1)];
     }
@@ -167,8 +166,7 @@ class AllToAllDispatcher final : public Dispatcher {
     for (const int64_t count : from) n += count;
     const int64_t width = rows.dim(1);
     Arriving arriving{.rows = Tensor::empty(stream, {n, width}, rows.dtype()), .slots = slots};
-    arriving.work =
-        comm_->all_to_all_v(rows, scaled(to, width), arriving.rows, scaled(from, width), stream);
+    arriving.work = comm_->all_to_all_v(rows, scaled(to, width), arriving.rows, scaled(from, width), stream);
     return arriving;
   }
 

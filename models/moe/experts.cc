@@ -31,7 +31,8 @@ Experts::Experts(const ModelConfig& config, const Names& names, const MoeSetup& 
     const MlpNames of_expert = names(e);
     up_.parts.push_back(expert_parameter(make_matrix(of_expert.gate, ffn, hidden, std), /*dim=*/0, kTensorGranule));
     up_.parts.push_back(expert_parameter(make_matrix(of_expert.up, ffn, hidden, std), 0, kTensorGranule));
-    down_.parts.push_back(expert_parameter(make_matrix(of_expert.down, hidden, ffn, residual_std(config)), 1, kTensorGranule));
+    down_.parts.push_back(
+        expert_parameter(make_matrix(of_expert.down, hidden, ffn, residual_std(config)), 1, kTensorGranule));
   }
 }
 

@@ -11,8 +11,9 @@ namespace trireme {
 namespace {
 
 enum Slot : int {
-  kGate,    // sigmoid(g·x) f32 [n, 1]
-  kShared,  // shared(x), with a gate
+  kGateLogits,  // g·x f32 [n, 1]
+  kGate,        // their sigmoid
+  kShared,      // shared(x), with a gate
   // Between the two halves of backward:
   kGradGate,
 };
@@ -30,7 +31,8 @@ MoeMlp::MoeMlp(const ModelConfig& config, const ParameterNames& names, int64_t m
     : tensor_(setup.tensor),
       rows_(setup.tensor.cut_along_tokens()),
       router_(config, {names.router, names.score_bias}, moe_layer, setup),
-      experts_(config, [&](int64_t e) { return names.expert(e); }, setup),
+      experts_(
+          config, [&](int64_t e) { return names.expert(e); }, setup),
       dispatcher_(make_dispatcher(setup, config.experts.num_experts)),
       num_chunks_(setup.config.dispatch_chunks) {
   if (config.experts.shared_ffn_size == 0) return;
@@ -122,6 +124,7 @@ void MoeMlp::add_shared(Stream& stream, const Tensor& normed, const Tensor& shar
   Tensor gate = Tensor::empty(stream, logits.shape(), DType::f32);
   ops::router_scores(stream, logits, ops::Scoring::sigmoid, gate);
   ops::add_scaled_rows(stream, shared, gate.view({gate.dim(0)}), y);
+  stash.put(kGateLogits, logits);
   stash.put(kGate, gate);
   stash.put(kShared, shared);
 }
@@ -138,7 +141,7 @@ Tensor MoeMlp::shared_backward(Stream& stream, const Microbatch& microbatch, con
   Tensor chosen = Tensor::empty(stream, {n, 1}, DType::i32);
   ops::fill(stream, chosen, 0);
   Tensor dlogits = Tensor::empty(stream, {n, 1}, DType::f32);
-  ops::router_backward(stream, /*logits=*/gate, gate, ops::Scoring::sigmoid, chosen,
+  ops::router_backward(stream, stash.take(kGateLogits), gate, ops::Scoring::sigmoid, chosen,
                        {.normalize = false, .scaling = 1.0f}, dgate, /*balance_gradient=*/{}, {}, /*z_scale=*/0,
                        dlogits);
   if (dy.dtype() != DType::f32) {
@@ -188,8 +191,8 @@ Tensor MoeMlp::backward_input(Stream& stream, const Microbatch& microbatch, cons
     Travel& t = travels[i];
     const Tensor rows = dispatcher_->receive(stream, t.plan, std::move(t.there));
     Tensor dweights;
-    const Tensor dx = experts_.backward_input(stream, rows, t.plan.offsets(), dweights,
-                                              stash.part(kFirstChunk + i).part(kExperts));
+    const Tensor dx =
+        experts_.backward_input(stream, rows, t.plan.offsets(), dweights, stash.part(kFirstChunk + i).part(kExperts));
     t.back = dispatcher_->send_back(stream, t.plan, dx, slots);
     t.weights_back = dispatcher_->send_back(stream, t.plan, dweights, /*slots=*/1);
   }

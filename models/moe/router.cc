@@ -119,8 +119,7 @@ Tensor Router::balance(Stream& stream, const Microbatch& microbatch, const Tenso
   ops::fill(stream, probabilities, 0);
   ops::fill(stream, counts, 0);
   Tensor none;
-  ops::router_statistics(stream, logits, scores, scoring_, chosen, stretches(microbatch), counts,
-                         probabilities, none);
+  ops::router_statistics(stream, logits, scores, scoring_, chosen, stretches(microbatch), counts, probabilities, none);
   const auto num_tokens = static_cast<double>(microbatch.num_tokens());
   double counted = num_tokens / static_cast<double>(num_stretches);  // tokens behind `counts`
   if (global) {

@@ -45,6 +45,8 @@ TEST_P(OracleOnFour, FourRanks) { check(4, {}); }
 // bf16 itself has.
 class OracleBf16 : public OracleTest {
  protected:
+  bool has_experts() const { return golden::make_run(GetParam(), "", {}).config.model.experts.num_experts > 0; }
+
   double gradient_error(int ranks) {
     const std::string out =
         (fs::path(testing::TempDir()) / ("bf16-" + GetParam() + "-" + std::to_string(::getpid()) + ".safetensors"))
@@ -60,7 +62,8 @@ class OracleBf16 : public OracleTest {
 TEST_P(OracleBf16, GradientsOfOneAndTwoRanks) {
   const double one = gradient_error(1);
   EXPECT_GT(one, 1e-5) << "bf16 can't be this exact: it ran in fp32";
-  EXPECT_LT(one, 0.1);
+  // A token that rounding sends to another expert is missing from one expert's gradient and new in the other's.
+  EXPECT_LT(one, has_experts() ? 0.2 : 0.1);
   if (most_ranks(2) == 2) {
     EXPECT_LE(gradient_error(2), 2 * one + 1e-3);
   }

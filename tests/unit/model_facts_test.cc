@@ -52,16 +52,16 @@ struct Known {
   double active_billions;
 };
 
-class KnownModels : public testing::TestWithParam<Known> {};
+class PublishedModels : public testing::TestWithParam<Known> {};
 
 // The active ones are what the models' cards say: 12.9, 3.3, 2.7, 37.
-TEST_P(KnownModels, HaveTheirCounts) {
+TEST_P(PublishedModels, HaveTheirCounts) {
   const ModelConfig config = model(GetParam().keys);
   EXPECT_EQ(count_parameters(config), GetParam().parameters);
   EXPECT_NEAR(static_cast<double>(count_active_parameters(config)) * 1e-9, GetParam().active_billions, 0.05);
 }
 
-TEST_P(KnownModels, HaveNamesForAllOfThem) {
+TEST_P(PublishedModels, HaveNamesForAllOfThem) {
   const ModelConfig config = model(GetParam().keys);
   int64_t elements = 0;
   std::set<std::string> names;
@@ -73,7 +73,7 @@ TEST_P(KnownModels, HaveNamesForAllOfThem) {
   EXPECT_EQ(elements, GetParam().parameters);
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, KnownModels,
+INSTANTIATE_TEST_SUITE_P(Models, PublishedModels,
                          testing::Values(Known{"Mixtral8x7B", kMixtral8x7B, 46702792704, 12.88},
                                          Known{"Qwen3Moe30B", kQwen3Moe30B, 30532122624, 3.35},
                                          Known{"QwenMoe", kQwenMoe, 14315784192, 2.69},
