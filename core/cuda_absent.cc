@@ -82,6 +82,14 @@ void resize_heads(Stream&, const Tensor&, int64_t, Tensor&) { absent(); }
 void grouped_linear_forward(Stream&, const Tensor&, const Tensor&, ops::RowOffsets, Tensor&) { absent(); }
 void grouped_linear_backward_input(Stream&, const Tensor&, const Tensor&, ops::RowOffsets, Tensor&) { absent(); }
 void grouped_linear_backward_weight(Stream&, const Tensor&, const Tensor&, ops::RowOffsets, Tensor&, bool) { absent(); }
+void light_factors(Stream&, const Tensor&, const Tensor&, const Tensor&, const ops::LightChoices&, Tensor&, Tensor&) {
+  absent();
+}
+void light_gradients(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                     const ops::LightChoices&, Tensor&, Tensor&) {
+  absent();
+}
+void add_light_rows(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, Tensor&) { absent(); }
 void linear_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, Tensor&) { absent(); }
 void linear_add_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, Tensor&) { absent(); }
 void linear_backward_input(Stream&, const Tensor&, const Tensor&, Tensor&, bool) { absent(); }
@@ -117,6 +125,7 @@ void qk_norm_backward(Stream&, Tensor&, const Tensor&, const Tensor&, const Tens
   absent();
 }
 void rotary(Stream&, Tensor&, const Tensor&, const Tensor&, int64_t, int64_t, bool) { absent(); }
+void copy_row_bytes(Stream&, const Tensor&, int64_t, Tensor&, int64_t, int64_t) { absent(); }
 void router_scores(Stream&, const Tensor&, ops::Scoring, Tensor&) { absent(); }
 void choose_top_k(Stream&, const Tensor&, const Tensor&, const ops::TopKRule&, Tensor&) { absent(); }
 void route_weights(Stream&, const Tensor&, const Tensor&, const ops::WeightRule&, Tensor&) { absent(); }

@@ -2,6 +2,7 @@
 
 #include "core/error.h"
 #include "core/trace/tracer.h"
+#include "models/moe/carried_logits.h"
 
 namespace trireme {
 
@@ -62,10 +63,13 @@ void ModelWork::finished(int chunk, int microbatch) {
   if (--found->second.unfinished == 0) microbatches_.erase(found);
 }
 
-Tensor ModelWork::empty_hidden(Stream& stream, int, int microbatch) {
+Tensor ModelWork::empty_hidden(Stream& stream, int chunk, int microbatch) {
   const HostMicrobatch& host = host_[static_cast<size_t>(microbatch)];
   const int64_t rows = model_.place().tensor.num_rows(host.batch * host.sequence);
-  return Tensor::empty(stream, {rows, model_.config().hidden_size}, model_.compute());
+  const ModelPlace& place = model_.place();
+  int64_t layer = 0;
+  for (int before = 0; before < chunk; ++before) layer += place.layers_of_chunk[static_cast<size_t>(before)];
+  return Tensor::empty(stream, {rows, hidden_columns(model_.config(), layer, model_.compute())}, model_.compute());
 }
 
 // Of a range in a trace.

@@ -4,6 +4,7 @@
 #include "models/attention.h"
 #include "models/latent_attention.h"
 #include "models/mlp.h"
+#include "models/moe/carried_logits.h"
 #include "models/moe/moe_mlp.h"
 #include "models/parameter_names.h"
 
@@ -48,7 +49,10 @@ int64_t moe_layer(const ModelConfig& config, int64_t layer) {
 
 TransformerBlock::TransformerBlock(const ModelConfig& config, int64_t layer, Tensor rotary_table,
                                    const TensorGroup& tensor, const MoeSetup& moe)
-    : name_("layer " + std::to_string(layer)) {
+    : name_("layer " + std::to_string(layer)),
+      config_(config),
+      carried_in_(carries_logits(config, layer)),
+      carried_out_(carries_logits(config, layer + 1)) {
   const ParameterNames names(config.family, layer);
   norm1_ = make_norm(names.norm1, config.hidden_size, config, tensor.sequence());
   if (config.latent.kv_rank > 0) {
@@ -58,10 +62,17 @@ TransformerBlock::TransformerBlock(const ModelConfig& config, int64_t layer, Ten
   }
   norm2_ = make_norm(names.norm2, config.hidden_size, config, tensor.sequence());
   if (config.has_experts(layer)) {
-    feed_forward_ = std::make_unique<MoeMlp>(config, names, moe_layer(config, layer), moe);
+    auto experts = std::make_unique<MoeMlp>(config, names, moe_layer(config, layer), moe, carried_in_);
+    experts_ = experts.get();
+    feed_forward_ = std::move(experts);
   } else {
     feed_forward_ = std::make_unique<Mlp>(config, names.mlp, config.ffn_size, tensor);
   }
+}
+
+// The first of the rows whose logits the feed-forward half has; logits that only pass are those of all.
+int64_t TransformerBlock::first_row(const Microbatch& microbatch) const {
+  return experts_ != nullptr ? experts_->first_own_row(microbatch) : 0;
 }
 
 std::vector<Weight*> TransformerBlock::weights() {
@@ -73,7 +84,9 @@ std::vector<Weight*> TransformerBlock::weights() {
   return list;
 }
 
-Tensor TransformerBlock::forward(Stream& stream, const Microbatch& microbatch, const Tensor& x, Stash& stash) {
+Tensor TransformerBlock::forward(Stream& stream, const Microbatch& microbatch, const Tensor& from, Stash& stash) {
+  const CarriedLogits in = carried_in_ ? split_logits(stream, config_, from) : CarriedLogits{from, {}};
+  const Tensor& x = in.hidden;
   stash.put(kInput, x);
   ops::NormStats stats1;
   const Tensor normed1 = norm1_.forward(stream, x, stats1);
@@ -87,9 +100,12 @@ Tensor TransformerBlock::forward(Stream& stream, const Microbatch& microbatch, c
   put_stats(stash, stats2, kMean2, kRstd2);
   stash.put(kNormed2, normed2);
 
-  Tensor y = feed_forward_->forward(stream, microbatch, normed2, stash.part(kFeedForward));
+  Stash& part = stash.part(kFeedForward);
+  Tensor logits = in.logits;
+  Tensor y = experts_ != nullptr ? experts_->forward(stream, microbatch, normed2, in.logits, logits, part)
+                                 : feed_forward_->forward(stream, microbatch, normed2, part);
   ops::add(stream, y, hidden, y);
-  return y;
+  return carried_out_ ? join_logits(stream, config_, y, logits, first_row(microbatch)) : y;
 }
 
 void TransformerBlock::drop_recomputable(Stash& stash) {
@@ -108,8 +124,15 @@ void TransformerBlock::recompute(Stream& stream, const Microbatch& microbatch, S
   attention_->recompute(stream, microbatch, stash.part(kAttention));
 }
 
-Tensor TransformerBlock::backward_input(Stream& stream, const Microbatch& microbatch, const Tensor& dy, Stash& stash) {
-  const Tensor dnormed2 = feed_forward_->backward_input(stream, microbatch, dy, stash.part(kFeedForward));
+Tensor TransformerBlock::backward_input(Stream& stream, const Microbatch& microbatch, const Tensor& from,
+                                        Stash& stash) {
+  const CarriedLogits behind = carried_out_ ? split_logits(stream, config_, from) : CarriedLogits{from, {}};
+  const Tensor& dy = behind.hidden;
+  Stash& part = stash.part(kFeedForward);
+  Tensor dlogits = behind.logits;
+  const Tensor dnormed2 = experts_ != nullptr
+                              ? experts_->backward_input(stream, microbatch, dy, behind.logits, dlogits, part)
+                              : feed_forward_->backward_input(stream, microbatch, dy, part);
   Tensor dhidden;
   stash.put(kGradNorm2, norm2_.backward_input(stream, dnormed2, stash.take(kHidden), get_stats(stash, kMean2, kRstd2),
                                               dy, dhidden));
@@ -117,7 +140,7 @@ Tensor TransformerBlock::backward_input(Stream& stream, const Microbatch& microb
   Tensor dx;
   stash.put(kGradNorm1,
             norm1_.backward_input(stream, dnormed1, stash.take(kInput), get_stats(stash, kMean1, kRstd1), dhidden, dx));
-  return dx;
+  return carried_in_ ? join_logits(stream, config_, dx, dlogits, first_row(microbatch)) : dx;
 }
 
 void TransformerBlock::backward_weight(Stream& stream, const Microbatch& microbatch, Stash& stash) {

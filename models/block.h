@@ -17,6 +17,8 @@
 
 namespace trireme {
 
+class MoeMlp;
+
 class TransformerBlock final : public Unit {
  public:
   // `rotary_table` f32 [max_positions, D] (see ops/rotary.h), undefined without rotary; shared by all blocks.
@@ -33,11 +35,18 @@ class TransformerBlock final : public Unit {
   void recompute(Stream& stream, const Microbatch& microbatch, Stash& stash) override;
 
  private:
+  int64_t first_row(const Microbatch& microbatch) const;
+
   std::string name_;
   NormLayer norm1_;
   std::unique_ptr<BlockHalf> attention_;
   NormLayer norm2_;
   std::unique_ptr<BlockHalf> feed_forward_;
+
+  ModelConfig config_;
+  MoeMlp* experts_ = nullptr;  // the feed-forward half, where it consists of experts
+  bool carried_in_;            // logits of routers, with the hidden states (moe/carried_logits.h)
+  bool carried_out_;
 };
 
 }  // namespace trireme

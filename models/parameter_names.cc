@@ -98,6 +98,9 @@ Parameter make_bias(const std::string& name, int64_t size) {
 Parameter make_norm_weight(const std::string& name, int64_t size) {
   return make(name + ".weight", {size}, Role::norm, {Initializer::Kind::constant, 1.0});
 }
+Parameter make_vector(const std::string& name, int64_t size, double std) {
+  return make(name, {size}, Role::bias, {Initializer::Kind::normal, std});
+}
 Parameter make_buffer(const std::string& name, int64_t size) {
   Parameter buffer = make(name, {size}, Role::buffer, {Initializer::Kind::constant, 0.0});
   buffer.gradient_placement = {};

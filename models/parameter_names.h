@@ -66,6 +66,7 @@ Parameter make_matrix(const std::string& name, int64_t out, int64_t in, double s
 Parameter make_embedding(const std::string& name, int64_t rows, int64_t width, double std);
 Parameter make_bias(const std::string& name, int64_t size);         // starts at 0
 Parameter make_norm_weight(const std::string& name, int64_t size);  // starts at 1
+Parameter make_vector(const std::string& name, int64_t size, double std);  // `name` is the whole; no decay
 Parameter make_buffer(const std::string& name, int64_t size);  // `name` is the whole; fp32, starts at 0, no gradient
 // `tokens_are_cut`: each tensor rank sees only its share of the tokens (sequence parallelism), so gradients are partial.
 NormLayer make_norm(const std::string& name, int64_t size, const ModelConfig& config, bool tokens_are_cut);

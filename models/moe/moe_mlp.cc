@@ -19,7 +19,7 @@ enum Slot : int {
 };
 
 // Stashes in that of the layer; those of chunks follow.
-enum Part : size_t { kRouter, kSharedPart, kFirstChunk };
+enum Part : size_t { kRouter, kSharedPart, kLight, kFirstChunk };
 
 // In the stash of a chunk: its plan, and the stash of the experts as a part.
 constexpr int kPlan = 0;
@@ -27,12 +27,14 @@ constexpr size_t kExperts = 0;
 
 }  // namespace
 
-MoeMlp::MoeMlp(const ModelConfig& config, const ParameterNames& names, int64_t moe_layer, const MoeSetup& setup)
+MoeMlp::MoeMlp(const ModelConfig& config, const ParameterNames& names, int64_t moe_layer, const MoeSetup& setup,
+               bool gate_residual)
     : tensor_(setup.tensor),
       rows_(setup.tensor.cut_along_tokens()),
-      router_(config, {names.router, names.score_bias}, moe_layer, setup),
+      router_(config, {names.router, names.score_bias, gate_residual ? names.gate_residual : ""}, moe_layer, setup),
       experts_(
           config, [&](int64_t e) { return names.expert(e); }, setup),
+      light_(config, names),
       dispatcher_(make_dispatcher(setup, config.experts.num_experts)),
       num_chunks_(setup.config.dispatch_chunks) {
   if (config.experts.shared_ffn_size == 0) return;
@@ -46,6 +48,7 @@ void MoeMlp::list_weights(std::vector<Weight*>& list) {
   router_.list_weights(list);
   if (shared_) shared_->list_weights(list);
   if (shared_gate_) list.push_back(&shared_gate_);
+  light_.list_weights(list);
   experts_.list_weights(list);
 }
 
@@ -65,8 +68,12 @@ std::vector<MoeMlp::Chunk> MoeMlp::chunks(const Microbatch& microbatch) const {
 
 Tensor MoeMlp::own_rows(const Tensor& x, const Microbatch& microbatch) const {
   if (tensor_.sequence() || tensor_.size() == 1) return x;
-  const int64_t first = rows_.first_row(microbatch.num_tokens());
+  const int64_t first = first_own_row(microbatch);
   return x.slice(first, first + rows_.num_rows(microbatch.num_tokens()));
+}
+
+int64_t MoeMlp::first_own_row(const Microbatch& microbatch) const {
+  return tensor_.sequence() ? 0 : rows_.first_row(microbatch.num_tokens());
 }
 
 Tensor MoeMlp::all_rows(Stream& stream, const Tensor& rows, const Microbatch& microbatch) const {
@@ -75,8 +82,21 @@ Tensor MoeMlp::all_rows(Stream& stream, const Tensor& rows, const Microbatch& mi
 }
 
 Tensor MoeMlp::forward(Stream& stream, const Microbatch& microbatch, const Tensor& normed, Stash& stash) {
+  Tensor logits;
+  return forward(stream, microbatch, normed, /*before=*/{}, logits, stash);
+}
+
+Tensor MoeMlp::backward_input(Stream& stream, const Microbatch& microbatch, const Tensor& dy, Stash& stash) {
+  Tensor dbefore;
+  return backward_input(stream, microbatch, dy, /*dlogits=*/{}, dbefore, stash);
+}
+
+Tensor MoeMlp::forward(Stream& stream, const Microbatch& microbatch, const Tensor& normed, const Tensor& before,
+                       Tensor& logits, Stash& stash) {
   const Tensor x = own_rows(normed, microbatch);
-  const Routing routing = router_.route(stream, microbatch, x, stash.part(kRouter));
+  const Routing routing = router_.route(stream, microbatch, x, before.defined() ? own_rows(before, microbatch) : before,
+                                        stash.part(kRouter));
+  logits = routing.logits;
   const int64_t slots = routing.experts.dim(1);
   struct Travel {
     DispatchPlan plan;
@@ -111,6 +131,7 @@ Tensor MoeMlp::forward(Stream& stream, const Microbatch& microbatch, const Tenso
     Tensor y = own.slice(list[i].begin, list[i].end);
     dispatcher_->sum(stream, there[i].plan, std::move(back[i]), y);
   }
+  if (light_) light_.forward(stream, x, routing.experts, routing.weights, own, stash.part(kLight));
   Tensor y = all_rows(stream, own, microbatch);
   if (shared_) add_shared(stream, normed, shared, y, stash);
   return y;
@@ -169,7 +190,8 @@ void MoeMlp::recompute(Stream& stream, const Microbatch& microbatch, Stash& stas
   for (size_t i = kFirstChunk; i < stash.num_parts(); ++i) experts_.recompute(stream, stash.part(i).part(kExperts));
 }
 
-Tensor MoeMlp::backward_input(Stream& stream, const Microbatch& microbatch, const Tensor& dy, Stash& stash) {
+Tensor MoeMlp::backward_input(Stream& stream, const Microbatch& microbatch, const Tensor& dy, const Tensor& dlogits,
+                              Tensor& dbefore, Stash& stash) {
   const Tensor own_dy = own_rows(dy, microbatch);
   const std::vector<Chunk> list = chunks(microbatch);
   const int64_t slots = router_.slots(stash.part(kRouter));
@@ -206,7 +228,10 @@ Tensor MoeMlp::backward_input(Stream& stream, const Microbatch& microbatch, cons
     dispatcher_->sum(stream, t.plan, std::move(t.back), dx_rows);
     dispatcher_->sum(stream, t.plan, std::move(t.weights_back), pairs);
   }
-  const Tensor router_dx = router_.backward_input(stream, microbatch, dweights, dx.dtype(), stash.part(kRouter));
+  if (light_) light_.backward_input(stream, own_dy, dx, dweights, stash.part(kLight));
+  const Tensor router_dx =
+      router_.backward_input(stream, microbatch, dweights, dlogits.defined() ? own_rows(dlogits, microbatch) : dlogits,
+                             dx.dtype(), dbefore, stash.part(kRouter));
   ops::add(stream, dx, router_dx, dx);
   dx = all_rows(stream, dx, microbatch);
   if (shared_) ops::add(stream, dx, shared_dx, dx);
@@ -215,6 +240,7 @@ Tensor MoeMlp::backward_input(Stream& stream, const Microbatch& microbatch, cons
 
 void MoeMlp::backward_weight(Stream& stream, const Microbatch& microbatch, Tensor normed, Stash& stash) {
   router_.backward_weight(stream, own_rows(normed, microbatch), stash.part(kRouter));
+  if (light_) light_.backward_weight(stream, own_rows(normed, microbatch), stash.part(kLight));
   bool accumulate = experts_.accumulate_gradients();
   for (size_t i = kFirstChunk; i < stash.num_parts(); ++i) {
     Stash& kept = stash.part(i);

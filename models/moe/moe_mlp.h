@@ -2,6 +2,8 @@
 //
 //   y = Σ_k w_k · expert_{e_k}(x) [+ shared(x), or sigmoid(g·x) · shared(x)]
 //
+// where experts of MoE++ (light_experts.h) may be among the chosen.
+//
 // Each rank routes the rows that it holds; where hidden states are whole on every tensor rank, its share of them
 // (TensorGroup::cut_along_tokens), and the outputs are gathered. So gradients of the router are partial over the tensor
 // group, and those of experts over the ranks that hold the same ones.
@@ -15,6 +17,7 @@
 #include "models/mlp.h"
 #include "models/moe/dispatcher.h"
 #include "models/moe/experts.h"
+#include "models/moe/light_experts.h"
 #include "models/moe/router.h"
 #include "models/parameter_names.h"
 
@@ -22,12 +25,21 @@ namespace trireme {
 
 class MoeMlp final : public BlockHalf {
  public:
-  MoeMlp(const ModelConfig& config, const ParameterNames& names, int64_t moe_layer, const MoeSetup& setup);
+  MoeMlp(const ModelConfig& config, const ParameterNames& names, int64_t moe_layer, const MoeSetup& setup,
+         bool gate_residual = false);
 
   void list_weights(std::vector<Weight*>& list) override;
   Tensor forward(Stream& stream, const Microbatch& microbatch, const Tensor& normed, Stash& stash) override;
   Tensor backward_input(Stream& stream, const Microbatch& microbatch, const Tensor& dy, Stash& stash) override;
   void backward_weight(Stream& stream, const Microbatch& microbatch, Tensor normed, Stash& stash) override;
+
+  // The same with logits that travel between routers (carried_logits.h), f32 [n, E]: those of the router before, for all
+  // rows of `normed`, and this one's, of the rows from first_own_row on. Backward has their gradients. Undefined: none.
+  Tensor forward(Stream& stream, const Microbatch& microbatch, const Tensor& normed, const Tensor& before,
+                 Tensor& logits, Stash& stash);
+  Tensor backward_input(Stream& stream, const Microbatch& microbatch, const Tensor& dy, const Tensor& dlogits,
+                        Tensor& dbefore, Stash& stash);
+  int64_t first_own_row(const Microbatch& microbatch) const;
   void drop_recomputable(Stash& stash) override;
   void recompute(Stream& stream, const Microbatch& microbatch, Stash& stash) override;
 
@@ -50,6 +62,7 @@ class MoeMlp final : public BlockHalf {
   TensorGroup rows_;  // cut along the tokens
   Router router_;
   Experts experts_;
+  LightExperts light_;
   std::unique_ptr<Dispatcher> dispatcher_;
   std::unique_ptr<Mlp> shared_;  // none without shared experts
   Weight shared_gate_;           // [1, C], or none

@@ -16,6 +16,7 @@ enum Slot : int {
   kExperts,  // i32 [n, K], always kept
   kWanted,   // likewise, before experts were full
   kBalance,  // gradient of the balance loss by p, f32 [S, E], always kept
+  kBefore,   // f32 [n, E], with a gating residual
   // Between the two halves of backward:
   kGradLogits,
 };
@@ -46,11 +47,17 @@ Router::Router(const ModelConfig& config, const RouterNames& names, int64_t laye
   Parameter weight = make_matrix(names.weight, num_choices, config.hidden_size, config.initializer_range);
   weight.full_precision = true;
   weight_ = Weight(partial_over_tensor(std::move(weight)));
+  if (!names.residual.empty()) {
+    Parameter residual = make_matrix(names.residual, num_choices, num_choices, config.initializer_range);
+    residual.full_precision = true;
+    residual_ = Weight(partial_over_tensor(std::move(residual)));
+  }
   if (experts_.score_bias) bias_ = Weight(make_buffer(names.score_bias, num_choices));
 }
 
 void Router::list_weights(std::vector<Weight*>& list) {
   list.push_back(&weight_);
+  if (residual_) list.push_back(&residual_);
   if (bias_) list.push_back(&bias_);
 }
 
@@ -60,14 +67,19 @@ ops::TokenStretches Router::stretches(const Microbatch& microbatch) const {
   return {rows_.first_row(num_tokens), by_sequence ? microbatch.sequence : num_tokens};
 }
 
-Routing Router::route(Stream& stream, const Microbatch& microbatch, const Tensor& x, Stash& stash) const {
+Routing Router::route(Stream& stream, const Microbatch& microbatch, const Tensor& x, const Tensor& before,
+                      Stash& stash) const {
   Tensor logits = Tensor::empty(stream, {x.dim(0), experts_.num_choices()}, DType::f32);
   ops::linear_forward(stream, widened(stream, x), weight_.value, Tensor{}, logits);
+  if (residual_) {
+    ops::linear_add_forward(stream, before, residual_.value, Tensor{}, logits);
+    stash.put(kBefore, before);
+  }
   Tensor scores = Tensor::empty(stream, logits.shape(), DType::f32);
   ops::router_scores(stream, logits, scoring_, scores);
   const Chosen chosen = stash.has(kExperts) ? Chosen{stash.get(kExperts), stash.get(kWanted)}
                                             : decide(stream, microbatch, logits, scores, stash);
-  Routing routing{chosen.experts, Tensor::empty(stream, chosen.experts.shape(), DType::f32)};
+  Routing routing{chosen.experts, Tensor::empty(stream, chosen.experts.shape(), DType::f32), logits};
   if (weighs_evenly_) {
     ops::fill(stream, routing.weights, 1.0 / static_cast<double>(chosen.experts.dim(1)));
   } else {
@@ -107,6 +119,18 @@ void Router::count(Stream& stream, const Microbatch& microbatch, const Tensor& l
   stats_->add_dropped(layer_, chosen.num_dropped);
 }
 
+// How much of the balance loss each choice makes: MoE++'s experts that compute nothing τ. Undefined: all alike.
+Tensor Router::emphasis(Stream& stream) const {
+  const int64_t num_light = experts_.num_choices() - experts_.num_experts;
+  if (num_light == 0) return {};
+  Tensor emphasis = Tensor::empty(stream, {experts_.num_choices()}, DType::f32);
+  Tensor real = emphasis.flat_slice(0, {experts_.num_experts});
+  Tensor light = emphasis.flat_slice(experts_.num_experts, {num_light});
+  ops::fill(stream, real, 1);
+  ops::fill(stream, light, moe_.constant_share);
+  return emphasis;
+}
+
 // What of the balance loss each p gets.
 Tensor Router::balance(Stream& stream, const Microbatch& microbatch, const Tensor& logits, const Tensor& scores,
                        const Tensor& chosen) const {
@@ -136,14 +160,14 @@ Tensor Router::balance(Stream& stream, const Microbatch& microbatch, const Tenso
   Tensor gradient = Tensor::empty(stream, shape, DType::f32);
   Tensor loss;
   if (stats_ != nullptr) loss = stats_->balance_loss_of(layer_);
-  ops::balance_loss(stream, counts, probabilities, /*emphasis=*/none, factor, gradient, loss);
+  ops::balance_loss(stream, counts, probabilities, emphasis(stream), factor, gradient, loss);
   return gradient;
 }
 
 int64_t Router::slots(const Stash& stash) const { return stash.get(kExperts).dim(1); }
 
-Tensor Router::backward_input(Stream& stream, const Microbatch& microbatch, const Tensor& dweights, DType dtype,
-                              Stash& stash) const {
+Tensor Router::backward_input(Stream& stream, const Microbatch& microbatch, const Tensor& dweights,
+                              const Tensor& dlogits_behind, DType dtype, Tensor& dbefore, Stash& stash) const {
   const Tensor logits = stash.take(kLogits);
   Tensor dlogits = Tensor::empty(stream, logits.shape(), DType::f32);
   const Tensor balance_gradient = stash.has(kBalance) ? stash.take(kBalance) : Tensor{};
@@ -156,6 +180,11 @@ Tensor Router::backward_input(Stream& stream, const Microbatch& microbatch, cons
   }
   ops::router_backward(stream, logits, stash.take(kScores), scoring_, stash.take(kWanted), rule_, dchosen,
                        balance_gradient, stretches(microbatch), static_cast<float>(z_scale), dlogits);
+  if (dlogits_behind.defined()) ops::add(stream, dlogits, dlogits_behind, dlogits);
+  if (residual_) {
+    dbefore = Tensor::empty(stream, dlogits.shape(), DType::f32);
+    ops::linear_backward_input(stream, dlogits, residual_.value, dbefore, /*accumulate=*/false);
+  }
   Tensor dx = Tensor::empty(stream, {dlogits.dim(0), weight_.value.dim(1)}, DType::f32);
   ops::linear_backward_input(stream, dlogits, weight_.value, dx, /*accumulate=*/false);
   stash.put(kGradLogits, dlogits);
@@ -166,9 +195,13 @@ Tensor Router::backward_input(Stream& stream, const Microbatch& microbatch, cons
 }
 
 void Router::backward_weight(Stream& stream, const Tensor& x, Stash& stash) {
+  const Tensor dlogits = stash.take(kGradLogits);
   Tensor no_bias;
-  ops::linear_backward_weight(stream, stash.take(kGradLogits), widened(stream, x), weight_.gradient, no_bias,
+  ops::linear_backward_weight(stream, dlogits, widened(stream, x), weight_.gradient, no_bias,
                               weight_.accumulate_gradient());
+  if (!residual_) return;
+  ops::linear_backward_weight(stream, dlogits, stash.take(kBefore), residual_.gradient, no_bias,
+                              residual_.accumulate_gradient());
 }
 
 }  // namespace trireme

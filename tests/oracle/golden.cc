@@ -79,6 +79,14 @@ nlohmann::json case_info(const std::string& name) {
   return nlohmann::json::parse(std::ifstream(root() / name / "case.json"));
 }
 
+// What the case asks for beside its model.
+std::vector<std::string> sets_of(const std::string& name) {
+  const nlohmann::json info = case_info(name);
+  std::vector<std::string> sets = optimizer_sets(info["optimizer"]);
+  for (const auto& set : info.value("sets", nlohmann::json::array())) sets.push_back(set.get<std::string>());
+  return sets;
+}
+
 }  // namespace
 
 std::vector<std::string> cases(int divisor) {
@@ -99,7 +107,7 @@ Run make_run(const std::string& name, const std::string& out, const std::vector<
   run.options.tokens = (dir / "tokens.safetensors").string();
   run.options.out = out;
   run.options.logits = true;
-  std::vector<std::string> all = optimizer_sets(case_info(name)["optimizer"]);
+  std::vector<std::string> all = sets_of(name);
   all.insert(all.end(), sets.begin(), sets.end());
   run.config = probe_config(run.options, all);
   return run;
@@ -108,7 +116,7 @@ Run make_run(const std::string& name, const std::string& out, const std::vector<
 std::vector<std::string> probe_arguments(const std::string& name) {
   const fs::path dir = root() / name;
   std::vector<std::string> words = {dir.string(), "--tokens", (dir / "tokens.safetensors").string(), "--logits"};
-  for (const std::string& set : optimizer_sets(case_info(name)["optimizer"])) {
+  for (const std::string& set : sets_of(name)) {
     words.push_back("--set");
     words.push_back(set);
   }

@@ -123,6 +123,25 @@ const std::vector<Layout>& layouts() {
        4,
        {p("data: 2, pipeline: 2, expert: 2, schedule: zb_h1"), one, "recompute.mode=full"},
        {"qwen3_moe_deep", "deepseek_v3"}},
+      // Experts that compute next to nothing beside real ones, and routers that see the logits of those before
+      {"light_expert2", 2, {p("data: 2, expert: 2, zero: 1"), one}, {"moe_plusplus", "moe_plusplus_residual"}},
+      {"light_tensor2_expert4_zero3",
+       4,
+       {p("data: 2, tensor: 2, sequence: true, expert: 4, zero: 3"), "recompute.mode=selective"},
+       {"moe_plusplus", "moe_plusplus_residual"}},
+      {"light_tensor2_expert_tensor2",
+       4,
+       {p("data: 2, tensor: 2, expert: 2, expert_tensor: 2"), "recompute.mode=full"},
+       {"moe_plusplus_residual", "moe_plusplus"}},
+      {"light_pipeline2_tensor2",
+       4,
+       {p("tensor: 2, pipeline: 2, expert: 2, schedule: zb_h1"), one, "moe.dispatch=allgather"},
+       {"moe_plusplus_residual", "moe_plusplus"}},
+      {"light_interleaved2_zero2",
+       4,
+       {p("data: 2, pipeline: 2, virtual_stages: 2, schedule: interleaved, zero: 2, stages: [1, 1, 1, 1]"), one,
+        "recompute.mode=full"},
+       {"moe_plusplus_residual"}},
   };
   return list;
 }

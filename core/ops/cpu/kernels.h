@@ -6,6 +6,7 @@
 #include "core/ops/attention.h"
 #include "core/ops/grouped_linear.h"
 #include "core/ops/latent_heads.h"
+#include "core/ops/light_experts.h"
 #include "core/ops/norm.h"
 #include "core/ops/router.h"
 #include "core/ops/vocabulary_part.h"
