@@ -69,9 +69,10 @@ class TrafficMeter {
   int64_t first_ = 0;
 };
 
+// Modules of multi-token prediction among them.
 int64_t num_expert_layers(const ModelConfig& model) {
   int64_t n = 0;
-  for (int64_t layer = 0; layer < model.num_layers; ++layer) n += model.has_experts(layer);
+  for (int64_t layer = 0; layer < model.num_layers + model.num_predictors; ++layer) n += model.has_experts(layer);
   return n;
 }
 

@@ -21,4 +21,7 @@ struct HostMicrobatch {
 // made where `grad_scale` (f32 [1]) is defined.
 Microbatch upload(Stream& stream, const HostMicrobatch& host, const Tensor& loss_sum, const Tensor& grad_scale);
 
+// Copies what modules of multi-token prediction are told and asked (Microbatch::ahead), for each of `num_predictors`.
+void add_ahead(Stream& stream, const HostMicrobatch& host, int64_t num_predictors, Microbatch& microbatch);
+
 }  // namespace trireme

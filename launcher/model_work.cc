@@ -47,6 +47,10 @@ const Microbatch& ModelWork::on_device(Stream& stream, int microbatch) {
     added.microbatch.data_degree = data_degree;
     added.microbatch.share = 1.0 / static_cast<double>(std::ssize(host_) * data_degree);
     added.microbatch.num_so_far = microbatch + 1;
+    if (model_.head() != nullptr && added.microbatch.with_gradients) {
+      add_ahead(stream, host_[i], model_.config().num_predictors, added.microbatch);
+      added.microbatch.prediction_loss_sum = prediction_loss_sum_;
+    }
     if (!logits_.empty()) added.microbatch.logits = logits_[i];
     found = microbatches_.emplace(microbatch, std::move(added)).first;
   }

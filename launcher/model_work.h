@@ -23,6 +23,8 @@ class ModelWork final : public PipelineWork {
   // The microbatches of the pass that begins. `loss_sum` f64 [1]: where the loss head adds its losses. With gradients where
   // `grad_scale` (f32 [1]) is defined. Host memory stays as it is until the pass has ended.
   void begin(std::span<const HostMicrobatch> microbatches, const Tensor& loss_sum, const Tensor& grad_scale);
+  // f64 [1]: where modules of multi-token prediction add their losses, from now on. REQUIRED of a model that has some.
+  void set_prediction_loss_sum(const Tensor& sum) { prediction_loss_sum_ = sum; }
   // Where the loss head shall leave its logits: for each microbatch, f32 [N, rows of the table here].
   void keep_logits(std::vector<Tensor> logits) { logits_ = std::move(logits); }
 
@@ -53,6 +55,7 @@ class ModelWork final : public PipelineWork {
   std::map<int, StageRunner> runners_;  // by chunk
   std::span<const HostMicrobatch> host_;
   Tensor loss_sum_, grad_scale_;
+  Tensor prediction_loss_sum_;
   std::vector<Tensor> logits_;
   std::map<int, OnDevice> microbatches_;
   std::map<std::pair<int, int>, StageStash> stashes_;  // by chunk and microbatch

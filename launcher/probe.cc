@@ -140,6 +140,8 @@ void probe(RankContext& rank, const Config& config, const ProbeOptions& options)
   model.step.weights_changed();
 
   std::vector<TensorSpec> specs = {{"loss", FileDType::f64, {steps}}, {"grad_norm", FileDType::f64, {steps}}};
+  const bool predicts = config.model.num_predictors > 0;
+  if (predicts) specs.push_back({"prediction_loss", FileDType::f64, {steps}});
   if (options.logits) {
     specs.push_back({"logits", FileDType::f32, {tokens.batch, tokens.sequence, config.model.vocab_size}});
   }
@@ -161,6 +163,7 @@ void probe(RankContext& rank, const Config& config, const ProbeOptions& options)
   }
 
   std::vector<double> losses;
+  std::vector<double> prediction_losses;
   std::vector<double> norms;
   for (int64_t s = 0; s < steps; ++s) {
     model.step.forward_backward(microbatches_of(tokens, s, micro, rank.mesh()));
@@ -168,11 +171,13 @@ void probe(RankContext& rank, const Config& config, const ProbeOptions& options)
     model.step.update(learning_rate(config.optimizer, steps, s), s + 1);
     const StepNumbers numbers = model.step.take_numbers();
     losses.push_back(numbers.loss);
+    prediction_losses.push_back(numbers.prediction_loss);
     norms.push_back(numbers.grad_norm);
   }
   write_all("weight.", Bucket::Buffer::master);
   if (writer) {
     writer->write_values<double>("loss", losses);
+    if (predicts) writer->write_values<double>("prediction_loss", prediction_losses);
     writer->write_values<double>("grad_norm", norms);
     writer->finish();
   }

@@ -52,6 +52,9 @@ void RunReporter::step(const StepMetrics& metrics) {
                      {"step_seconds", static_cast<float>(metrics.step_seconds)},
                      {"tokens_per_second", static_cast<float>(metrics.tokens_per_second)},
                      {"mfu", static_cast<float>(metrics.mfu)}};
+  if (metrics.prediction_loss) {
+    scalars.emplace_back("prediction_loss", static_cast<float>(*metrics.prediction_loss));
+  }
   if (metrics.experts) {
     scalars.emplace_back("aux_loss", static_cast<float>(metrics.experts->aux_loss));
     scalars.emplace_back("z_loss", static_cast<float>(metrics.experts->z_loss));

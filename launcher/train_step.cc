@@ -15,7 +15,7 @@ namespace trireme {
 namespace {
 
 // What the ranks add up in one message.
-enum Sum : int { kLossSum, kSquares, kStop, kSaving, kNumSums };
+enum Sum : int { kLossSum, kPredictionLossSum, kSquares, kStop, kSaving, kNumSums };
 
 // From the first computation's begin to the last one's end, what was no computation.
 double bubble_seconds(const std::vector<TimedAction>& times) {
@@ -65,12 +65,14 @@ TrainStep::TrainStep(Stream& stream, const Groups& groups, Transformer& model, c
       moe_step_(stream, model, config.moe, groups.world()) {
   sums_ = Tensor::empty(stream, {kNumSums}, DType::f64, MemoryTag::workspace);
   loss_sum_ = sums_.slice(kLossSum, kLossSum + 1);
+  work_.set_prediction_loss_sum(sums_.slice(kPredictionLossSum, kPredictionLossSum + 1));
   valid_ = Tensor::empty(stream, {1}, DType::i64, MemoryTag::workspace);
   grad_scale_ = Tensor::empty(stream, {1}, DType::f32, MemoryTag::workspace);
-  // What communicates can't be recorded, and what asks the device how many rows experts get neither.
+  // What communicates can't be recorded, and what asks the device how many rows experts get neither. Modules of
+  // multi-token prediction come with experts.
   const Mesh& mesh = groups.mesh();
   const bool communicates = mesh.degree(Axis::tensor) > 1 || mesh.degree(Axis::pipeline) > 1 || parallel_.zero > 1 ||
-                            model.config().experts.num_experts > 0;
+                            model.config().experts.num_experts > 0 || model.config().num_predictors > 0;
   const bool one_chunk = model.chunks().size() == 1;
   if (stream.records_graphs() && config.run.cuda_graphs != GraphUse::never && !communicates && one_chunk) {
     graphs_ = std::make_unique<MicrobatchGraphs>(stream, model.buckets(), config.run.cuda_graphs);
@@ -81,7 +83,10 @@ TrainStep::~TrainStep() = default;
 
 // Every rank of a tensor group has the same losses.
 void TrainStep::reduce_sums() {
-  if (groups_.mesh().coordinate(Axis::tensor) != 0) ops::fill(stream_, loss_sum_, 0);
+  if (groups_.mesh().coordinate(Axis::tensor) != 0) {
+    Tensor losses = sums_.slice(kLossSum, kPredictionLossSum + 1);
+    ops::fill(stream_, losses, 0);
+  }
   if (groups_.world().size() > 1) groups_.world().all_reduce(sums_, ReduceOp::sum, stream_)->wait(stream_);
 }
 
@@ -216,6 +221,10 @@ StepNumbers TrainStep::take_numbers() {
   StepNumbers n;
   n.valid_tokens = *r.valid.data<int64_t>();
   n.loss = n.valid_tokens > 0 ? sums[kLossSum] / static_cast<double>(n.valid_tokens) : 0.0;
+  const int64_t num_predictors = model_.config().num_predictors;
+  if (num_predictors > 0 && n.valid_tokens > 0) {
+    n.prediction_loss = sums[kPredictionLossSum] / static_cast<double>(n.valid_tokens * num_predictors);
+  }
   n.stop_asked = sums[kStop] > 0;
   n.is_saving = sums[kSaving] > 0;
   n.grad_norm = *r.grad_norm.data<float>();

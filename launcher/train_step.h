@@ -33,7 +33,10 @@ struct HostNews {
 
 // What the host learns of a step.
 struct StepNumbers {
-  double loss = 0;                  // mean over the valid tokens of the global batch
+  double loss = 0;  // mean over the valid tokens of the global batch
+  // Of modules of multi-token prediction: the mean over them of Σ losses / valid tokens, without its weight λ; no part of
+  // `loss`.
+  double prediction_loss = 0;
   double grad_norm = 0;             // before clipping
   bool non_finite = false;          // loss or norm was NaN or Inf in this step or an earlier one; nothing was updated
   bool stop_asked = false;          // some rank's news

@@ -1,8 +1,8 @@
 #include "launcher/trainer.h"
 
 #include <algorithm>
-#include <numeric>
 #include <chrono>
+#include <numeric>
 
 #include "checkpoint/directory.h"
 #include "core/config/load.h"
@@ -239,6 +239,7 @@ StepMetrics Trainer::finish_step(double peak) {
   metrics.exposed_comm_seconds = numbers.exposed_comm_seconds;
   metrics.bubble_seconds = numbers.bubble_seconds;
   last_program_ = numbers.program;
+  if (config_.model.num_predictors > 0) metrics.prediction_loss = numbers.prediction_loss;
   if (!numbers.moe.load.empty()) metrics.experts = expert_metrics(numbers.moe);
   metrics.data_wait_seconds = flight.data_wait_seconds;
   metrics.memory_bytes = rank_.allocator().stats().peak_live_bytes;

@@ -19,19 +19,23 @@ int64_t layers_of(const ModelConfig& config, const ModelPlace& place, int chunk)
   return place.layers_of_chunk.empty() ? config.num_layers : place.layers_of_chunk[static_cast<size_t>(chunk)];
 }
 
-// The table [V, C], as both its users see it.
+// Whether the embedding's table is read again behind the last layer: by a tied head, by modules of multi-token prediction.
+bool has_second_use(const ModelConfig& config) { return config.tie_embeddings || config.num_predictors > 0; }
+
+// The table [V, C], as all its users see it.
 Weight make_table(const ModelConfig& config, const ModelPlace& place) {
   Parameter table = make_embedding(ParameterNames::embedding(config.family), config.vocab_size, config.hidden_size,
                                    config.initializer_range);
   table = column_parallel(std::move(table), kTensorGranule);
-  if (config.tie_embeddings) table.chunks = {0, num_chunks(place) - 1};
+  if (has_second_use(config)) table.chunks = {0, num_chunks(place) - 1};
   return Weight(std::move(table));
 }
 
 }  // namespace
 
 ModelUnits::ModelUnits(const ModelConfig& config, const ModelPlace& place, const Tensor& rotary, const MoeConfig& moe,
-                       MoeStats* stats) {
+                       MoeStats* stats)
+    : used_twice(has_second_use(config)) {
   MoeSetup setup = MoeSetup::of(moe, place.mesh, place.tensor);
   setup.dispatch = place.dispatch;
   setup.data = place.data;
@@ -49,7 +53,10 @@ ModelUnits::ModelUnits(const ModelConfig& config, const ModelPlace& place, const
     for (const int64_t end = layer + added.num_layers; layer < end; ++layer) {
       units.push_back(std::make_unique<TransformerBlock>(config, layer, rotary, place.tensor, setup));
     }
-    if (chunk == num_chunks(place) - 1) add_head(config, place);
+    if (chunk == num_chunks(place) - 1) {
+      add_head(config, place);
+      if (config.num_predictors > 0) add_predictors(config, place, rotary, setup);
+    }
     added.num_units = units.size() - added.first_unit;
     for (size_t i = added.first_unit; i < units.size(); ++i) {
       for (Weight* weight : units[i]->weights()) {
@@ -83,6 +90,23 @@ void ModelUnits::add_head(const ModelConfig& config, const ModelPlace& place) {
   auto unit = std::make_unique<LossHead>(std::move(norm), &head_table, place.tensor);
   head = unit.get();
   units.push_back(std::move(unit));
+}
+
+void ModelUnits::add_predictors(const ModelConfig& config, const ModelPlace& place, const Tensor& rotary,
+                                const MoeSetup& setup) {
+  if (!config.tie_embeddings) predictor_table = make_table(config, place);
+  Weight* table = config.tie_embeddings ? &head_table : &predictor_table;
+  std::vector<std::unique_ptr<Predictor>> predictors;
+  for (int64_t k = 0; k < config.num_predictors; ++k) {
+    predictors.push_back(
+        std::make_unique<Predictor>(config, config.num_layers + k, rotary, place.tensor, setup, table));
+  }
+  head->set_predictors(std::move(predictors), table, setup.config.prediction_coef);
+}
+
+const Weight* ModelUnits::second_use() const {
+  if (!used_twice || head == nullptr) return nullptr;
+  return predictor_table ? &predictor_table : &head_table;
 }
 
 std::vector<Parameter> model_parameters(const ModelConfig& config) {
@@ -119,7 +143,7 @@ ModelMemory model_memory(const ModelConfig& config, const ModelPlace& place, con
       if (kind == kinds.end()) {
         kind = kinds.insert(kind, {bucket_options(options.buckets(), first, place.mesh), &first});
       }
-      const bool is_second = weight == &model.head_table && config.tie_embeddings && model.embedding_unit != nullptr;
+      const bool is_second = weight == model.second_use() && model.embedding_unit != nullptr;
       (is_second ? kind->second_use : kind->elements) += weight->numel();
     }
   }

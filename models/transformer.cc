@@ -17,8 +17,8 @@ Transformer::Transformer(Stream& stream, const ModelConfig& config, const Option
   for (const auto& unit : units_->units) {
     std::vector<Weight*> rest;
     for (Weight* weight : unit->weights()) {
-      if (weight == &units_->embedding || weight == &units_->positions || weight == &units_->head_table) {
-        add_bucket(stream, options, table_name(*weight), {weight});
+      if (const std::string table = table_name(*weight); !table.empty()) {
+        add_bucket(stream, options, table, {weight});
       } else {
         rest.push_back(weight);
       }
@@ -40,24 +40,27 @@ Bucket::Options Transformer::Options::buckets() const {
           .with_master = with_master};
 }
 
-std::string Transformer::table_name(const Weight& table) const {
-  if (&table == &units_->embedding) return "embedding";
-  return &table == &units_->positions ? "positions" : "head table";
+// Empty for what is no table.
+std::string Transformer::table_name(const Weight& weight) const {
+  if (&weight == &units_->embedding) return "embedding";
+  if (&weight == &units_->positions) return "positions";
+  if (&weight == &units_->head_table) return "head table";
+  return &weight == &units_->predictor_table ? "embedding of the predictors" : "";
 }
 
 void Transformer::add_bucket(Stream& stream, const Options& options, std::string name, std::vector<Weight*> weights) {
   const Mesh& mesh = place_.mesh;
-  const bool tied_head = config_.tie_embeddings && weights.front() == &units_->head_table;
-  const bool tied = tied_head || (config_.tie_embeddings && weights.front() == &units_->embedding);
+  const bool second_use = weights.front() == units_->second_use();
+  const bool two_uses = second_use || (units_->used_twice && weights.front() == &units_->embedding);
   const bool both_here = units_->embedding_unit != nullptr && units_->head != nullptr;
   Bucket::Options made = bucket_options(options.buckets(), weights.front()->parts.front(), mesh);
-  made.on_both_ends = tied && !both_here;
-  if (tied_head && both_here) made.values_of = buckets_.front().get();
+  made.on_both_ends = two_uses && !both_here;
+  if (second_use && both_here) made.values_of = buckets_.front().get();
   buckets_.push_back(std::make_unique<Bucket>(stream, std::move(name), weights, made));
   if (made.values_of != nullptr) return;
 
   Bucket& bucket = *buckets_.back();
-  const bool speaks = mesh.group_rank(bucket.copy_axes()) == 0 && !(tied_head && !both_here);
+  const bool speaks = mesh.group_rank(bucket.copy_axes()) == 0 && !(second_use && !both_here);
   for (Weight* weight : weights) {
     for (Parameter& part : weight->parts) {
       parameters_.push_back({.parameter = &part, .bucket = &bucket, .speaks = speaks});
@@ -89,6 +92,15 @@ std::vector<std::pair<int64_t, Weight*>> Transformer::score_biases() const {
       }
       ++moe_layer;
     }
+  }
+  if (head() == nullptr) return list;
+  int64_t moe_layer = 0;
+  for (int64_t layer = 0; layer < config_.num_layers; ++layer) moe_layer += config_.has_experts(layer);
+  for (const auto& predictor : head()->predictors()) {
+    for (Weight* weight : predictor->block_weights()) {
+      if (weight->parts.front().is_buffer()) list.emplace_back(moe_layer, weight);
+    }
+    ++moe_layer;  // a module behind a layer with experts has some, too
   }
   return list;
 }

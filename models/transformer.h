@@ -21,8 +21,8 @@ namespace trireme {
 struct ModelPlace {
   Mesh mesh = Mesh({}, 0);
   TensorGroup tensor = {};
-  Communicator* dispatch = nullptr;  // of experts, over expert_tensor and expert; none where that is one rank
-  Communicator* data = nullptr;      // over both data axes; likewise
+  Communicator* dispatch = nullptr;           // of experts, over expert_tensor and expert; none where that is one rank
+  Communicator* data = nullptr;               // over both data axes; likewise
   std::vector<int64_t> layers_of_chunk = {};  // none: one chunk of all layers
   std::vector<int> chunks = {0};              // on this rank, ascending
 };
@@ -77,7 +77,7 @@ class Transformer {
   const std::vector<ParameterRef>& parameters() const { return parameters_; }
 
  private:
-  std::string table_name(const Weight& table) const;
+  std::string table_name(const Weight& weight) const;
   void add_bucket(Stream& stream, const Options& options, std::string name, std::vector<Weight*> weights);
 
   ModelConfig config_;
@@ -94,8 +94,8 @@ std::vector<Parameter> model_parameters(const ModelConfig& config);
 
 // What the rank of `place` stores from step to step, in bytes (Rajbhandari et al. 2020, section 5): with P elements of
 // parameters on the rank and S shards, weights take P, from stage 3 on P/S; gradients P, from stage 2 on P/S; what the
-// optimizer keeps P, from stage 1 on P/S; each times its width; experts have shards of their own. A tied table whose both
-// uses are here has gradients twice; buffers are weights alone. Gaps between weights in a bucket (under 64 elements each)
+// optimizer keeps P, from stage 1 on P/S; each times its width; experts have shards of their own. A table whose both uses
+// are here (tied, or for multi-token prediction) has gradients twice; buffers are weights alone. Gaps between weights in a bucket (under 64 elements each)
 // aren't counted.
 struct ModelMemory {
   int64_t parameters = 0;

@@ -35,6 +35,16 @@ struct Microbatch {
   // f32 [N, rows of the head's table on this rank]; where defined, the loss head leaves its logits there.
   Tensor logits;
 
+  // Multi-token prediction, where gradients are made. For module k = 1, 2, … of each position i of a sequence: t_{i+k},
+  // whose embedding it is told, and t_{i+k+1}, its label. -100, and token 0, where i + k lies behind the sequence's end or,
+  // where attention is masked, in another document.
+  struct Ahead {
+    Tensor tokens;
+    Tensor labels;
+  };
+  std::vector<Ahead> ahead;
+  Tensor prediction_loss_sum;  // f64 [1]; as loss_sum, of all modules
+
   int64_t num_tokens() const { return batch * sequence; }
 };
 

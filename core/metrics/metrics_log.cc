@@ -71,6 +71,7 @@ std::string metrics_json(const StepMetrics& m) {
   row["data_wait_seconds"] = m.data_wait_seconds;
   row["bubble_seconds"] = m.bubble_seconds;
   row["checkpoint_seconds"] = m.checkpoint_seconds;
+  if (m.prediction_loss) row["prediction_loss"] = *m.prediction_loss;
   if (m.experts) add_experts(row, *m.experts);
   if (m.valid_loss) row["valid_loss"] = *m.valid_loss;
   return row.dump();

@@ -40,6 +40,8 @@ struct StepMetrics {
   double data_wait_seconds = 0;
   double bubble_seconds = 0;
   double checkpoint_seconds = 0;
+  // Of models with multi-token prediction: mean over its modules, without its weight.
+  std::optional<double> prediction_loss = {};
   std::optional<ExpertMetrics> experts = {};  // of models with experts
   std::optional<double> valid_loss = {};      // when this step was followed by an evaluation
 };

@@ -126,11 +126,15 @@ std::vector<std::string> probe_arguments(const std::string& name) {
 void expect_same(const std::string& out, const std::string& reference) {
   const SafetensorsReader ours(out);
   const SafetensorsReader expected(reference);
-  const std::vector<double> loss = values_of(ours, "loss");
-  const std::vector<double> expected_loss = values_of(expected, "loss");
-  ASSERT_EQ(loss.size(), expected_loss.size());
-  for (size_t i = 0; i < loss.size(); ++i) {
-    EXPECT_LE(std::abs(loss[i] - expected_loss[i]) / expected_loss[i], kLossBound) << out << ", step " << i;
+  for (const char* kind : {"loss", "prediction_loss"}) {
+    if (!expected.contains(kind)) continue;
+    const std::vector<double> loss = values_of(ours, kind);
+    const std::vector<double> expected_loss = values_of(expected, kind);
+    ASSERT_EQ(loss.size(), expected_loss.size());
+    for (size_t i = 0; i < loss.size(); ++i) {
+      EXPECT_LE(std::abs(loss[i] - expected_loss[i]) / expected_loss[i], kLossBound)
+          << out << ", " << kind << " of step " << i;
+    }
   }
   for (const char* kind : {"logits", "grad_norm", "grad.", "weight."}) {
     const Comparison result = compare(ours, expected, kind);

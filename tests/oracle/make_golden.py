@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 import measure
 from cases import CASES, OPTIMIZER, STEPS
+from prediction import PREDICTION_COEF, PredictingDeepseekV3
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 IGNORED = -100
@@ -36,7 +37,7 @@ FAMILIES = {
     "qwen2_moe": (transformers.Qwen2MoeConfig, transformers.Qwen2MoeForCausalLM),
     "qwen3_moe": (transformers.Qwen3MoeConfig, transformers.Qwen3MoeForCausalLM),
     "deepseek_v2": (transformers.DeepseekV2Config, transformers.DeepseekV2ForCausalLM),
-    "deepseek_v3": (transformers.DeepseekV3Config, transformers.DeepseekV3ForCausalLM),
+    "deepseek_v3": (transformers.DeepseekV3Config, PredictingDeepseekV3),
 }
 MOE_FAMILIES = ["mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v2", "deepseek_v3"]
 ROUTER_SCALE = 3.0  # of initial router weights, so that experts are chosen clearly
@@ -262,7 +263,7 @@ def check_margins(case, directory, tokens, clip):
 
     train(case, directory, tokens, torch.float64, clip, watch=watch, on_step=lambda: least.append([]))
     assert all((counts > 0).all() for counts in loads.values()), (case.name, "an expert without tokens")
-    return [min(step) for step in least]
+    return [min(step, default=np.inf) for step in least]
 
 
 def forward(model, tokens, step, dtype):
@@ -274,10 +275,27 @@ def forward(model, tokens, step, dtype):
     return model(input_ids=torch.from_numpy(tokens["input_ids"][step]), use_cache=False, **extra).logits
 
 
+def prediction_loss(model, tokens, step, dtype):
+    """The mean of the losses of all modules of multi-token prediction, behind `forward`; None without modules."""
+    if not getattr(model.config, "num_mtp_layers", 0):
+        return None
+    ids = torch.from_numpy(tokens["input_ids"][step])
+    labels = torch.from_numpy(tokens["labels"][step])
+    if "position_ids" in tokens:
+        positions = torch.from_numpy(tokens["position_ids"][step])
+    else:
+        positions = torch.arange(ids.shape[1]).expand(ids.shape)
+    losses = model.prediction_losses(ids, labels, positions, attention_mask(positions, dtype))
+    return sum(losses) / len(losses)
+
+
 def train(case, directory, tokens, dtype, clip, watch=lambda model: None, on_step=lambda: None):
     """Runs the steps; returns what `expected.safetensors` holds, as fp64 arrays."""
     model = load_model(case, directory, dtype)
     watch(model)
+    predicts = getattr(model.config, "num_mtp_layers", 0) > 0
+    if predicts:
+        model.watch_hidden()
     named = dict(model.named_parameters())
     decayed = [p for p in named.values() if p.dim() >= 2]
     rest = [p for p in named.values() if p.dim() < 2]
@@ -285,13 +303,20 @@ def train(case, directory, tokens, dtype, clip, watch=lambda model: None, on_ste
         [{"params": decayed, "weight_decay": OPTIMIZER["weight_decay"]}, {"params": rest, "weight_decay": 0.0}],
         lr=OPTIMIZER["lr"], betas=tuple(OPTIMIZER["betas"]), eps=OPTIMIZER["eps"])
     result = {"loss": np.zeros(STEPS), "grad_norm": np.zeros(STEPS)}
+    if predicts:
+        result["prediction_loss"] = np.zeros(STEPS)
     for step in range(STEPS):
         optimizer.zero_grad()
         on_step()
         logits = forward(model, tokens, step, dtype)
         labels = torch.from_numpy(tokens["labels"][step])
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
-        loss.backward()
+        total = loss
+        if predicts:
+            further = prediction_loss(model, tokens, step, dtype)
+            result["prediction_loss"][step] = further.item()
+            total = loss + PREDICTION_COEF * further
+        total.backward()
         grad_norm = torch.sqrt(sum(p.grad.double().square().sum() for p in named.values()))
         result["loss"][step] = loss.item()
         result["grad_norm"][step] = grad_norm.item()
@@ -347,7 +372,7 @@ def choose_clip(case, directory, tokens):
 
 def stored(result):
     """As in the file: numbers per step in F64, tensors in F32."""
-    return {name: value if name in ("loss", "grad_norm") else value.astype(np.float32)
+    return {name: value if name in ("loss", "prediction_loss", "grad_norm") else value.astype(np.float32)
             for name, value in result.items()}
 
 

@@ -8,7 +8,7 @@ true gradient is zero (GPT-2's key biases, say) from comparing rounding noise wi
 import numpy as np
 
 FLOOR = 1e-4
-BOUNDS = {"loss": 1e-6, "grad_norm": 1e-5, "logits": 1e-5, "grad": 1e-5, "weight": 1e-5}
+BOUNDS = {"loss": 1e-6, "prediction_loss": 1e-6, "grad_norm": 1e-5, "logits": 1e-5, "grad": 1e-5, "weight": 1e-5}
 
 
 def kind_of(name):

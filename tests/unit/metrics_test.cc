@@ -77,6 +77,9 @@ TEST_F(Metrics, RowsAreWholeJson) {
   const std::string text = metrics_json(m);
   EXPECT_NE(text.find("\"loss\":null"), std::string::npos);
   EXPECT_NE(text.find("\"valid_loss\":2.5}"), std::string::npos);
+  EXPECT_EQ(text.find("prediction_loss"), std::string::npos);
+  m.prediction_loss = 3.5;
+  EXPECT_NE(metrics_json(m).find(",\"prediction_loss\":3.5,"), std::string::npos);
 }
 
 TEST_F(Metrics, ResumeCutsLaterRowsAndATornOne) {

@@ -1,0 +1,118 @@
+#include "models/predictor.h"
+
+#include "core/ops/elementwise.h"
+#include "core/ops/embedding.h"
+#include "core/ops/latent_heads.h"
+#include "core/ops/linear.h"
+#include "models/parameter_names.h"
+
+namespace trireme {
+
+namespace {
+
+enum Slot : int {
+  kEmbedding,  // [rows, C]
+  kEmbeddingRstd,
+  kHidden,  // [rows, C]
+  kHiddenRstd,
+  kJoined,  // [rows, 2C]
+};
+
+constexpr size_t kBlock = 0;  // part of the stash
+
+ops::VocabularyPart part_of(const Weight& table) {
+  const LocalPart& rows = table.parts.front().part;
+  return {rows.begin, rows.size};
+}
+
+// Memory for a matrix [rows, 2C] with C elements behind it, so that the same memory can be read C elements later: then
+// the right halves of the rows stand on the left.
+Tensor two_halves(Stream& stream, int64_t rows, int64_t width, DType dtype) {
+  return Tensor::empty(stream, {(2 * rows + 1) * width}, dtype);
+}
+
+// [a, b]: [rows, C] each -> [rows, 2C]. It is the sum of [a, 0] and [0, b].
+Tensor join_columns(Stream& stream, const Tensor& a, const Tensor& b) {
+  const int64_t rows = a.dim(0);
+  const int64_t width = a.dim(1);
+  const Tensor memory = two_halves(stream, rows, width, a.dtype());
+  Tensor begin = memory.flat_slice(0, {width});
+  Tensor right = memory.flat_slice(width, {rows, 2 * width});
+  Tensor joined = memory.flat_slice(0, {rows, 2 * width});
+  ops::fill(stream, begin, 0);
+  ops::resize_heads(stream, b, /*num_heads=*/1, right);
+  Tensor left = Tensor::empty(stream, joined.shape(), a.dtype());
+  ops::resize_heads(stream, a, /*num_heads=*/1, left);
+  ops::add(stream, left, joined, joined);
+  return joined;
+}
+
+}  // namespace
+
+Predictor::Predictor(const ModelConfig& config, int64_t layer, const Tensor& rotary_table, const TensorGroup& tensor,
+                     const MoeSetup& moe, Weight* table)
+    : tensor_(tensor), table_(table), block_(config, layer, rotary_table, tensor, moe) {
+  const PredictorNames names = ParameterNames(config.family, layer).predictor;
+  const int64_t width = config.hidden_size;
+  const bool cut = tensor.sequence();
+  embedding_norm_ = make_norm(names.embedding_norm, width, config, cut);
+  hidden_norm_ = make_norm(names.hidden_norm, width, config, cut);
+  Parameter join = make_matrix(names.join, width, 2 * width, config.initializer_range);
+  join_.weight = Weight(cut ? partial_over_tensor(std::move(join)) : std::move(join));
+  head_norm_ = make_norm(names.head_norm, width, config, cut);
+}
+
+void Predictor::list_weights(std::vector<Weight*>& list) {
+  embedding_norm_.list_weights(list);
+  hidden_norm_.list_weights(list);
+  join_.list_weights(list);
+  for (Weight* weight : block_.weights()) list.push_back(weight);
+  head_norm_.list_weights(list);
+}
+
+Tensor Predictor::forward(Stream& stream, const Microbatch& microbatch, const Tensor& tokens, const Tensor& hidden,
+                          Stash& stash) {
+  Tensor summand = Tensor::empty(stream, {microbatch.num_tokens(), hidden.dim(1)}, hidden.dtype());
+  ops::embedding_forward(stream, tokens, table_->value, part_of(*table_), /*positions=*/{}, /*position_table=*/{},
+                         summand);
+  const Tensor embedding = tensor_.reduce(stream, summand);
+  ops::NormStats embedding_stats;
+  ops::NormStats hidden_stats;
+  const Tensor joined = join_columns(stream, embedding_norm_.forward(stream, embedding, embedding_stats),
+                                     hidden_norm_.forward(stream, hidden, hidden_stats));
+  Tensor x = Tensor::empty(stream, hidden.shape(), hidden.dtype());
+  ops::linear_forward(stream, joined, join_.weight.value, /*bias=*/{}, x);
+  stash.put(kEmbedding, embedding);
+  stash.put(kEmbeddingRstd, embedding_stats.rstd);
+  stash.put(kHidden, hidden);
+  stash.put(kHiddenRstd, hidden_stats.rstd);
+  stash.put(kJoined, joined);
+  return block_.forward(stream, microbatch, x, stash.part(kBlock));
+}
+
+Tensor Predictor::backward(Stream& stream, const Microbatch& microbatch, const Tensor& tokens, const Tensor& dy,
+                           const Tensor& residual, Stash& stash) {
+  const Tensor dx = block_.backward_input(stream, microbatch, dy, stash.part(kBlock));
+  block_.backward_weight(stream, microbatch, stash.part(kBlock));
+  join_.backward_weight(stream, dx, stash.take(kJoined));
+  const Tensor memory = two_halves(stream, dx.dim(0), dx.dim(1), dx.dtype());
+  Tensor djoined = memory.flat_slice(0, {dx.dim(0), 2 * dx.dim(1)});
+  ops::linear_backward_input(stream, dx, join_.weight.value, djoined, /*accumulate=*/false);
+
+  Tensor half = Tensor::empty(stream, dx.shape(), dx.dtype());
+  ops::resize_heads(stream, djoined, /*num_heads=*/1, half);
+  Tensor dembedding;
+  embedding_norm_.backward_weight(
+      stream, embedding_norm_.backward_input(stream, half, stash.take(kEmbedding), {{}, stash.take(kEmbeddingRstd)},
+                                             /*residual=*/{}, dembedding));
+  const Tensor all = tensor_.gather(stream, dembedding, microbatch.num_tokens());
+  ops::embedding_backward(stream, tokens, part_of(*table_), all, table_->gradient, table_->accumulate_gradient());
+
+  ops::resize_heads(stream, memory.flat_slice(dx.dim(1), djoined.shape()), /*num_heads=*/1, half);
+  Tensor dhidden;
+  hidden_norm_.backward_weight(stream, hidden_norm_.backward_input(stream, half, stash.take(kHidden),
+                                                                   {{}, stash.take(kHiddenRstd)}, residual, dhidden));
+  return dhidden;
+}
+
+}  // namespace trireme
