@@ -1,8 +1,8 @@
 #include "launcher/trainer.h"
 
 #include <algorithm>
-#include <numeric>
 #include <chrono>
+#include <numeric>
 
 #include "checkpoint/directory.h"
 #include "core/config/load.h"
@@ -75,6 +75,9 @@ Trainer::Trainer(RankContext& rank, const Config& config, Console& console, Logg
 
 int64_t Trainer::prepare() {
   model_ = std::make_unique<RankModel>(rank_, config_);
+  if (rank_.is_main()) {
+    for (const std::string& warning : config_warnings(config_)) logger_.warn(warning);
+  }
   const RunStart start = load_run_start(rank_, config_, *model_, logger_, files_);
   tune_gemms(rank_, config_, model_->step, logger_);
 

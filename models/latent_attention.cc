@@ -83,12 +83,8 @@ void LatentAttention::list_weights(std::vector<Weight*>& list) {
 }
 
 ops::AttentionShape LatentAttention::shape(const Microbatch& microbatch) const {
-  return {microbatch.batch,
-          microbatch.sequence,
-          heads_.num_heads,
-          heads_.num_heads,
-          heads_.width(),
-          1.0f / std::sqrt(static_cast<float>(heads_.qk()))};
+  return {microbatch.batch, microbatch.sequence, heads_.num_heads,
+          heads_.num_heads, heads_.width(),      1.0f / std::sqrt(static_cast<float>(heads_.qk()))};
 }
 
 // Allocates what the latent keeps, and returns it normed: `weight` [rank, C] times x [n, C].

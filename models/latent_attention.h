@@ -55,9 +55,9 @@ class LatentAttention final : public BlockHalf {
   ops::LatentHeads heads_;  // on this rank
   Tensor rotary_table_;
   bool with_q_latent_;
-  Latent q_;        // [q_rank, C]; none where queries are projected at once
-  LinearLayer q_up_;  // [H·(nope + rope), q_rank], or [.., C]
-  Latent kv_;       // [kv_rank + rope, C]: the latent, and the shared key
+  Latent q_;           // [q_rank, C]; none where queries are projected at once
+  LinearLayer q_up_;   // [H·(nope + rope), q_rank], or [.., C]
+  Latent kv_;          // [kv_rank + rope, C]: the latent, and the shared key
   LinearLayer kv_up_;  // [H·(nope + v), kv_rank]
   LinearLayer out_;    // [C, H·v]
 };

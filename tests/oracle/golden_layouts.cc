@@ -108,6 +108,21 @@ const std::vector<Layout>& layouts() {
        8,
        {p("data: 2, tensor: 2, pipeline: 2, virtual_stages: 3, schedule: interleaved, zero: 1"), one},
        {"gpt2_deep", "qwen3_deep"}},
+      // Experts
+      {"expert2", 2, {p("data: 2, expert: 2"), one}, {"mixtral", "deepseek_v3", "qwen3_moe_deep", "deepseek_v2"}},
+      {"tensor2_expert2", 2, {p("tensor: 2, expert: 2")}, {"deepseek_v3", "qwen3_moe_deep", "deepseek_v3_documents"}},
+      {"tensor2_sequence_expert2_allgather",
+       4,
+       {p("data: 2, tensor: 2, sequence: true, expert: 2, zero: 3"), "moe.dispatch=allgather"},
+       {"deepseek_v2", "deepseek_v3", "mixtral"}},
+      {"expert2_expert_tensor2_zero2",
+       4,
+       {p("data: 4, expert: 2, expert_tensor: 2, zero: 2"), "moe.dispatch_chunks=2"},
+       {"qwen3_moe_deep", "deepseek_v2"}},
+      {"pipeline2_expert2_zb_h1",
+       4,
+       {p("data: 2, pipeline: 2, expert: 2, schedule: zb_h1"), one, "recompute.mode=full"},
+       {"qwen3_moe_deep", "deepseek_v3"}},
   };
   return list;
 }

@@ -2,103 +2,22 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstdlib>
 #include <limits>
 #include <map>
 
 #include "core/device/allocator.h"
 #include "core/device/device.h"
 #include "core/device/thread_pool.h"
-#include "core/formats/safetensors.h"
 #include "core/ops/elementwise.h"
+#include "core/ops/router.h"
 #include "models/moe/chooser.h"
 #include "models/moe/moe_mlp.h"
+#include "tests/oracle/moe_golden.h"
 
-namespace trireme {
+namespace trireme::golden {
 namespace {
 
-constexpr int64_t kMicrobatches = 2, kBatch = 2, kSequence = 16, kHidden = 16, kWidth = 8, kExperts = 8;
-constexpr int64_t kTokens = kBatch * kSequence;
 constexpr double kBound = 2e-6;  // ‖a − b‖ / ‖b‖; PyTorch's own fp32 runs stay below 3e-7
-
-std::string file(const std::string& name) {
-  const char* moved = std::getenv("TRIREME_SOURCE_DIR");
-  return std::string(moved != nullptr ? moved : TRIREME_SOURCE_DIR) + "/tests/oracle/golden/moe_layer/" + name +
-         ".safetensors";
-}
-
-// A golden file, all of a tensor at a time.
-class Golden {
- public:
-  explicit Golden(const std::string& name) : reader_(file(name)) {}
-
-  template <class T>
-  std::vector<T> read(const std::string& name) const {
-    std::vector<T> values(static_cast<size_t>(reader_.spec(name).numel()));
-    reader_.read(name, 0, std::span<T>(values));
-    return values;
-  }
-  // Number `i` along the first dim.
-  template <class T>
-  std::vector<T> read(const std::string& name, int64_t i) const {
-    const int64_t count = reader_.spec(name).numel() / reader_.spec(name).shape[0];
-    std::vector<T> values(static_cast<size_t>(count));
-    reader_.read(name, i * count, std::span<T>(values));
-    return values;
-  }
-  const std::string& setting(const std::string& name) const { return reader_.metadata().at(name); }
-  double number(const std::string& name) const { return std::stod(setting(name)); }
-  int64_t whole(const std::string& name) const { return std::stoll(setting(name)); }
-  bool flag(const std::string& name) const { return setting(name) == "true"; }
-
- private:
-  SafetensorsReader reader_;
-};
-
-template <class T>
-T one_of(const std::string& word, const std::map<std::string, T>& values) {
-  return values.at(word);
-}
-
-ModelConfig model_of(const Golden& golden) {
-  ModelConfig model;
-  model.family = ModelFamily::qwen3_moe;
-  model.hidden_size = kHidden;
-  model.num_layers = 1;
-  model.vocab_size = 4096;
-  model.experts.num_experts = kExperts;
-  model.experts.ffn_size = kWidth;
-  model.experts.top_k = golden.whole("top_k");
-  model.experts.scoring = one_of<RouterScoring>(
-      golden.setting("scoring"), {{"softmax", RouterScoring::softmax}, {"sigmoid", RouterScoring::sigmoid}});
-  model.experts.score_bias = golden.flag("score_bias");
-  model.experts.normalize = golden.flag("normalize");
-  model.experts.scaling = golden.number("scaling");
-  model.experts.num_groups = golden.whole("num_groups");
-  model.experts.groups_per_token = golden.whole("groups_per_token");
-  model.experts.group_score = one_of<GroupScore>(
-      golden.setting("group_score"), {{"best", GroupScore::best}, {"sum_of_best_two", GroupScore::sum_of_best_two}});
-  return model;
-}
-
-MoeConfig moe_of(const Golden& golden) {
-  MoeConfig moe;
-  moe.router = one_of<MoeRouter>(golden.setting("router"), {{"topk", MoeRouter::topk},
-                                                            {"switch_top1", MoeRouter::switch_top1},
-                                                            {"base", MoeRouter::base},
-                                                            {"expert_choice", MoeRouter::expert_choice},
-                                                            {"hash", MoeRouter::hash}});
-  moe.aux_scope = one_of<AuxScope>(
-      golden.setting("aux_scope"),
-      {{"sequence", AuxScope::sequence}, {"microbatch", AuxScope::microbatch}, {"global", AuxScope::global}});
-  moe.aux_loss_coef = golden.number("aux_loss_coef");
-  moe.z_loss_coef = golden.number("z_loss_coef");
-  if (golden.number("capacity_factor") > 0) moe.capacity_factor = golden.number("capacity_factor");
-  moe.drop = one_of<DropPolicy>(golden.setting("drop"),
-                                {{"probability", DropPolicy::probability}, {"position", DropPolicy::position}});
-  moe.balance = *moe.aux_loss_coef > 0 ? MoeBalance::aux : MoeBalance::none;
-  return moe;
-}
 
 double error(const std::vector<double>& got, const std::vector<double>& want) {
   if (got.size() != want.size()) return std::numeric_limits<double>::infinity();
@@ -117,7 +36,7 @@ void expect_near(const std::vector<double>& got, const std::vector<double>& want
 // One layer with memory of its own, as the model's buckets would give it.
 class Layer {
  public:
-  Layer(const Golden& golden, const Golden& inputs, int64_t dispatch_chunks)
+  Layer(const MoeGolden& golden, const MoeGolden& inputs, int64_t dispatch_chunks)
       : golden_(golden),
         inputs_(inputs),
         model_(model_of(golden)),
@@ -319,8 +238,8 @@ class Layer {
   CpuAllocator allocator_;
   ThreadPool pool_{2};
   CpuStream stream_{allocator_, pool_};
-  const Golden& golden_;
-  const Golden& inputs_;
+  const MoeGolden& golden_;
+  const MoeGolden& inputs_;
   ModelConfig model_;
   MoeStats stats_;
   MoeSetup setup_;
@@ -332,8 +251,8 @@ class Layer {
 class MoeLayer : public testing::TestWithParam<const char*> {};
 
 TEST_P(MoeLayer, IsThatOfTheFormulas) {
-  const Golden golden(GetParam());
-  const Golden inputs("inputs");
+  const MoeGolden golden(GetParam());
+  const MoeGolden inputs("inputs");
   for (const int64_t dispatch_chunks : {1, 3}) {
     Layer layer(golden, inputs, dispatch_chunks);
     layer.run();
@@ -350,8 +269,8 @@ INSTANTIATE_TEST_SUITE_P(Cases, MoeLayer,
 
 // The biases of DeepSeek-V3 over five steps, by the loads of several microbatches.
 TEST(MoeLayerBias, FollowsTheLoads) {
-  const Golden golden("bias_update");
-  const Golden inputs("inputs");
+  const MoeGolden golden("bias_update");
+  const MoeGolden inputs("inputs");
   Layer layer(golden, inputs, /*dispatch_chunks=*/1);
   std::vector<double> bias(kExperts, 0.0);
   Tensor finite = Tensor::empty(layer.stream(), {1}, DType::i32);
@@ -371,4 +290,4 @@ TEST(MoeLayerBias, FollowsTheLoads) {
 }
 
 }  // namespace
-}  // namespace trireme
+}  // namespace trireme::golden

@@ -27,10 +27,14 @@ struct Router {
   const char* drop;
 };
 constexpr Router kRouters[] = {
-    {"topk", "aux", "microbatch", "null", "probability"}, {"topk", "aux", "sequence", "null", "probability"},
-    {"topk", "aux", "global", "null", "probability"},     {"topk", "bias", "microbatch", "null", "probability"},
-    {"topk", "none", "microbatch", "1.0", "probability"}, {"topk", "aux", "microbatch", "1.25", "position"},
-    {"switch", "aux", "microbatch", "1.0", "position"},   {"base", "none", "microbatch", "null", "probability"},
+    {"topk", "aux", "microbatch", "null", "probability"},
+    {"topk", "aux", "sequence", "null", "probability"},
+    {"topk", "aux", "global", "null", "probability"},
+    {"topk", "bias", "microbatch", "null", "probability"},
+    {"topk", "none", "microbatch", "1.0", "probability"},
+    {"topk", "aux", "microbatch", "1.25", "position"},
+    {"switch", "aux", "microbatch", "1.0", "position"},
+    {"base", "none", "microbatch", "null", "probability"},
     {"expert_choice", "none", "microbatch", "null", "probability"},
     {"hash", "none", "microbatch", "null", "probability"},
 };

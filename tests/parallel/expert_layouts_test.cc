@@ -119,9 +119,10 @@ TEST(ExpertCoverage, OfABlock) {
   EXPECT_GE(full, 3);
   EXPECT_GE(fewer_tokens, 3);
   for (const char* what :
-       {"mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v2", "deepseek_v3", "topk", "switch", "base", "expert_choice",
-        "hash", "aux sequence", "aux microbatch", "aux global", "bias microbatch", "alltoall", "allgather", "zero 0",
-        "zero 1", "zero 2", "zero 3", "1f1b", "zb_h1", "zb_v", "interleaved", "recompute full"}) {
+       {"mixtral",  "qwen2_moe",     "qwen3_moe",   "deepseek_v2",   "deepseek_v3",    "topk",       "switch",
+        "base",     "expert_choice", "hash",        "aux sequence",  "aux microbatch", "aux global", "bias microbatch",
+        "alltoall", "allgather",     "zero 0",      "zero 1",        "zero 2",         "zero 3",     "1f1b",
+        "zb_h1",    "zb_v",          "interleaved", "recompute full"}) {
     EXPECT_GE(seen[what], 2) << what;
   }
 }

@@ -25,8 +25,8 @@ Inputs inputs_of(const LatentHeads& heads, int64_t rows) {
   for (int64_t p = 0; p < 20; ++p) {
     for (const bool sine : {false, true}) {
       for (int64_t i = 0; i < heads.rope / 2; ++i) {
-        const double angle = static_cast<double>(p) * std::pow(100.0, -2.0 * static_cast<double>(i) /
-                                                                          static_cast<double>(heads.rope));
+        const double angle =
+            static_cast<double>(p) * std::pow(100.0, -2.0 * static_cast<double>(i) / static_cast<double>(heads.rope));
         in.table.push_back(sine ? std::sin(angle) : std::cos(angle));
       }
     }
@@ -80,8 +80,8 @@ TEST_P(LatentHeadsTest, PackMatchesItsDefinition) {
         const Tensor table = tensor(DType::f32, {20, h.rope}, in.table);
         Tensor qkv = unset(dtype, {rows, 3 * h.num_heads * h.width()});
         ops::pack_latent_heads(stream(), h, q, kv, key, make_ids(stream(), in.positions), table, qkv);
-        expect_close(read(qkv), reference(h, in, read(q), read(kv), read(key)),
-                     tolerance(dtype, OpKind::elementwise), dtype_name(dtype) + " " + qkv.shape().str());
+        expect_close(read(qkv), reference(h, in, read(q), read(kv), read(key)), tolerance(dtype, OpKind::elementwise),
+                     dtype_name(dtype) + " " + qkv.shape().str());
       }
     }
   }
@@ -102,8 +102,8 @@ TEST_P(LatentHeadsTest, UnpackIsTheGradient) {
     ops::unpack_latent_heads(stream(), h, dqkv, make_ids(stream(), in.positions),
                              tensor(DType::f32, {20, h.rope}, in.table), dq, dkv, dkey);
     const double limit = tolerance(DType::f32, OpKind::elementwise);
-    expect_close(read(dq), gradient_of([&](const Values& x) { return dot(d, reference(h, in, x, kv, key)); }, q),
-                 limit, "dq");
+    expect_close(read(dq), gradient_of([&](const Values& x) { return dot(d, reference(h, in, x, kv, key)); }, q), limit,
+                 "dq");
     expect_close(read(dkv), gradient_of([&](const Values& x) { return dot(d, reference(h, in, q, x, key)); }, kv),
                  limit, "dkv");
     expect_close(read(dkey), gradient_of([&](const Values& x) { return dot(d, reference(h, in, q, kv, x)); }, key),

@@ -92,8 +92,7 @@ struct Pack {
       out = zeros<kN>();
     } else if (section == 0) {
       const T* of_q = q + (row * h.num_heads + head) * (h.nope + h.rope);
-      out = c.i < h.nope ? load<kN>(of_q + c.i)
-                         : rotated<kN>(of_q + h.nope, c.i - h.nope, angles, h.rope / 2, 1.0f);
+      out = c.i < h.nope ? load<kN>(of_q + c.i) : rotated<kN>(of_q + h.nope, c.i - h.nope, angles, h.rope / 2, 1.0f);
     } else {
       out = c.i < h.nope ? load<kN>(of_kv + c.i)
                          : rotated<kN>(k_rope + row * h.rope, c.i - h.nope, angles, h.rope / 2, 1.0f);
@@ -116,9 +115,9 @@ struct UnpackQueries {
     const HeadColumn c = head_column(static_cast<int>(column), qk);
     const T* from = dqkv + (row * 3 * h.num_heads + c.head) * h.width;
     const float* angles = table + static_cast<int64_t>(positions[row]) * h.rope;
-    store<kN>(dq + row * h.num_heads * (h.nope + h.rope) + column,
-              c.i < h.nope ? load<kN>(from + c.i)
-                           : rotated<kN>(from + h.nope, c.i - h.nope, angles, h.rope / 2, -1.0f));
+    store<kN>(
+        dq + row * h.num_heads * (h.nope + h.rope) + column,
+        c.i < h.nope ? load<kN>(from + c.i) : rotated<kN>(from + h.nope, c.i - h.nope, angles, h.rope / 2, -1.0f));
   }
 };
 
@@ -192,8 +191,9 @@ void pack_latent_heads(Stream& stream, const LatentHeads& heads, const Tensor& q
                        const Tensor& k_rope, const Tensor& positions, const Tensor& table, Tensor& qkv) {
   with_float_type(qkv.dtype(), [&]<class T>(T) {
     constexpr int kWidth = kVector<T>;
-    const Pack<T> op{q.data<T>(),          kv.data<T>(),  k_rope.data<T>(), positions.data<int32_t>(),
-                     table.data<float>(), qkv.data<T>(), Heads(heads),     Divider(static_cast<uint32_t>(heads.width()))};
+    const Pack<T> op{
+        q.data<T>(),         kv.data<T>(),  k_rope.data<T>(), positions.data<int32_t>(),
+        table.data<float>(), qkv.data<T>(), Heads(heads),     Divider(static_cast<uint32_t>(heads.width()))};
     const bool aligned = fits<kWidth>(heads) && is_aligned<kWidth>(op.q) && is_aligned<kWidth>(op.kv) &&
                          is_aligned<kWidth>(op.k_rope) && is_aligned<kWidth>(op.qkv);
     for_rows<kWidth>(stream, qkv.dim(0), qkv.dim(1), aligned, op);
@@ -208,8 +208,8 @@ void unpack_latent_heads(Stream& stream, const LatentHeads& heads, const Tensor&
     const int32_t* at = positions.data<int32_t>();
     const float* angles = table.data<float>();
     const bool wide = fits<kWidth>(heads) && is_aligned<kWidth>(from);
-    const UnpackQueries<T> queries{from, at, angles, dq.data<T>(), Heads(heads),
-                                   Divider(static_cast<uint32_t>(heads.qk()))};
+    const UnpackQueries<T> queries{from,         at,           angles,
+                                   dq.data<T>(), Heads(heads), Divider(static_cast<uint32_t>(heads.qk()))};
     for_rows<kWidth>(stream, dq.dim(0), dq.dim(1), wide && is_aligned<kWidth>(queries.dq), queries);
     const UnpackKeysAndValues<T> others{from, dkv.data<T>(), Heads(heads),
                                         Divider(static_cast<uint32_t>(heads.nope + heads.v))};
