@@ -41,7 +41,9 @@ TEST(HfConfigWriter, AgreesWithTheFilesOfTransformers) {
   int files = 0;
   for (const auto& entry : fs::directory_iterator(std::string(TRIREME_SOURCE_DIR) + "/tests/oracle/golden")) {
     const fs::path file = entry.path() / "config.json";
-    if (!fs::exists(file)) continue;
+    const std::string name = entry.path().filename().string();
+    const bool of_ours = name.starts_with("moe_plusplus") || name.find("_predict") != std::string::npos;
+    if (!fs::exists(file) || of_ours) continue;  // models that transformers doesn't have
     ++files;
     const ModelConfig model = load_hf_model(entry.path().string());
     EXPECT_EQ(reread(model, dir), model) << file;
