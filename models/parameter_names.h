@@ -64,8 +64,8 @@ struct ParameterNames {
 // one of the functions below says otherwise.
 Parameter make_matrix(const std::string& name, int64_t out, int64_t in, double std);
 Parameter make_embedding(const std::string& name, int64_t rows, int64_t width, double std);
-Parameter make_bias(const std::string& name, int64_t size);         // starts at 0
-Parameter make_norm_weight(const std::string& name, int64_t size);  // starts at 1
+Parameter make_bias(const std::string& name, int64_t size);                // starts at 0
+Parameter make_norm_weight(const std::string& name, int64_t size);         // starts at 1
 Parameter make_vector(const std::string& name, int64_t size, double std);  // `name` is the whole; no decay
 Parameter make_buffer(const std::string& name, int64_t size);  // `name` is the whole; fp32, starts at 0, no gradient
 // `tokens_are_cut`: each tensor rank sees only its share of the tokens (sequence parallelism), so gradients are partial.
