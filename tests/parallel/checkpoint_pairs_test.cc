@@ -16,6 +16,7 @@
 #include "launcher/rank_model.h"
 #include "launcher/shrink.h"
 #include "parallel/resolve.h"
+#include "tests/parallel/expert_draw.h"
 #include "tests/parallel/layouts_draw.h"
 #include "tests/run_devices.h"
 #include "tests/thread_ranks.h"
@@ -67,27 +68,40 @@ void store_in_bf16(Pair& pair) {
   }
 }
 
+// `count` pairs of these.
+void add_pairs(const std::vector<Config>& configs, int64_t count, std::mt19937_64& random, std::vector<Pair>& found) {
+  for (Config a : configs) {
+    if (num_ranks(a.parallel) > most_ranks(kMostRanks) || count == 0) continue;
+    for (int attempt = 0; attempt < 200; ++attempt) {
+      if (const auto b = in_layout_of(a, configs[random() % configs.size()])) {
+        found.push_back({a, *b, int64_t{1} << (12 + random() % 12)});
+        if (std::ssize(found) % 3 == 0) store_in_bf16(found.back());
+        --count;
+        break;
+      }
+    }
+  }
+}
+
 const std::vector<Pair>& pairs() {
   static const std::vector<Pair> list = [] {
     const char* text = std::getenv("TRIREME_LAYOUT_SEED");
     const uint64_t seed = text != nullptr ? std::strtoull(text, nullptr, 10) : 7;
     std::mt19937_64 random(seed);
-    std::vector<Config> configs;
-    for (const layouts::Draw& draw : layouts::draw_layouts(seed, 6 * num_pairs())) {
-      configs.push_back(load_config(std::string(TRIREME_SOURCE_DIR) + "/tests/parallel/layouts.yaml", draw.sets));
+    const std::string file = std::string(TRIREME_SOURCE_DIR) + "/tests/parallel/layouts.yaml";
+    const auto add = [&](std::vector<Config>& configs, const std::vector<std::string>& sets) {
+      configs.push_back(load_config(file, sets));
       configs.back().run.device = DeviceChoice::automatic;
+    };
+    std::vector<Config> dense, experts;
+    for (const layouts::Draw& draw : layouts::draw_layouts(seed, 6 * num_pairs())) add(dense, draw.sets);
+    // With experts that a bias keeps even: in another layout microbatches are others, and their balance losses, too.
+    for (int i = 0; i < 2 * num_pairs(); ++i) {
+      add(experts, layouts::draw_expert_layout(seed, 10 * i + layouts::kDrawsOfBias).sets);
     }
     std::vector<Pair> found;
-    for (Config a : configs) {
-      if (num_ranks(a.parallel) > most_ranks(kMostRanks) || std::ssize(found) == num_pairs()) continue;
-      for (int attempt = 0; attempt < 200; ++attempt) {
-        if (const auto b = in_layout_of(a, configs[random() % configs.size()])) {
-          found.push_back({a, *b, int64_t{1} << (12 + random() % 12)});
-          if (std::ssize(found) % 3 == 0) store_in_bf16(found.back());
-          break;
-        }
-      }
-    }
+    add_pairs(dense, num_pairs() - num_pairs() / 4, random, found);
+    add_pairs(experts, num_pairs() / 4, random, found);
     return found;
   }();
   return list;
@@ -259,7 +273,7 @@ TEST(CheckpointPairsCover, EveryZeroStageOnBothSidesBothPrecisionsAndAllAxes) {
   EXPECT_TRUE(some([](const Pair& p) { return p.a.precision.compute == ComputeType::fp32; }));
   EXPECT_TRUE(some([](const Pair& p) { return p.a.precision.compute == ComputeType::bf16; }));
   EXPECT_TRUE(some([](const Pair& p) { return p.a.precision.master == MasterType::none && p.a.parallel.zero > 0; }));
-  for (const auto degree : {&ParallelConfig::tensor, &ParallelConfig::pipeline}) {
+  for (const auto degree : {&ParallelConfig::tensor, &ParallelConfig::pipeline, &ParallelConfig::expert}) {
     EXPECT_TRUE(some([&](const Pair& p) { return p.a.parallel.*degree > p.b.parallel.*degree; }));
     EXPECT_TRUE(some([&](const Pair& p) { return p.a.parallel.*degree < p.b.parallel.*degree; }));
   }

@@ -21,5 +21,7 @@ ExpertDraw draw_expert_layout(uint64_t seed, int number, int attempt = 0);
 // Of every block of so many consecutive layouts each kind of router, balance, dispatch and family comes up, and quotas of
 // expert_draw_test.cc hold.
 inline constexpr int kExpertBlock = 40;
+// Of every ten draws the one whose experts are kept even by a selection bias.
+inline constexpr int kDrawsOfBias = 3;
 
 }  // namespace trireme::layouts
