@@ -158,8 +158,7 @@ Tensor Router::balance(Stream& stream, const Microbatch& microbatch, const Tenso
   const double factor = *moe_.aux_loss_coef * static_cast<double>(num_choices) * microbatch.share /
                         (static_cast<double>(chosen.dim(1)) * counted * num_tokens);
   Tensor gradient = Tensor::empty(stream, shape, DType::f32);
-  Tensor loss;
-  if (stats_ != nullptr) loss = stats_->balance_loss_of(layer_);
+  Tensor loss = stats_ != nullptr ? stats_->balance_loss_of(layer_) : Tensor::empty(stream, {1}, DType::f64);
   ops::balance_loss(stream, counts, probabilities, emphasis(stream), factor, gradient, loss);
   return gradient;
 }

@@ -31,7 +31,14 @@ struct ExpertSection {
 // expert_products.cc: grouped linear layers against one after the other, and against one dense layer.
 void bench_expert_products(Stream& stream, const ExpertOptions& options);
 
-inline std::vector<ExpertSection> sections() { return {{"products", bench_expert_products}}; }
+// expert_layers.cc: a layer with experts against a dense one; rows to experts and back.
+void bench_expert_layers(Stream& stream, const ExpertOptions& options);
+void bench_expert_permutation(Stream& stream, const ExpertOptions& options);
+
+inline std::vector<ExpertSection> sections() {
+  return {
+      {"products", bench_expert_products}, {"permutation", bench_expert_permutation}, {"layers", bench_expert_layers}};
+}
 
 // Seconds of one call of each program in each round: [program][round]. In a round each has a turn of `options.seconds`
 // at least, one after the other, so that a slow spell of the machine hits all of them. `call` gets a number that
