@@ -23,6 +23,7 @@ RunPlan make_run_plan(const Config& config, const Mesh& mesh, const RankDevice& 
       device.str() + ", " + std::to_string(threads) + (threads == 1 ? " thread per rank" : " threads per rank");
   plan.precision = precision;
   plan.num_parameters = count_parameters(m);
+  plan.num_active = count_active_parameters(m);
   plan.num_microbatches = resolve_microbatches(config.batch.global, config.batch.micro, mesh.data_degree());
   plan.tokens_per_step = config.batch.global * config.data.sequence_length;
   plan.total_tokens = plan.tokens_per_step * config.run.steps;
@@ -39,7 +40,8 @@ std::string RunPlan::str() const {
   std::string out;
   const auto row = [&](const char* name, const std::string& value) { out += table_row(name, value); };
   row("model", model);
-  row("parameters", human_count(static_cast<double>(num_parameters)));
+  const std::string active = ", of which a token meets " + human_count(static_cast<double>(num_active));
+  row("parameters", human_count(static_cast<double>(num_parameters)) + (num_active < num_parameters ? active : ""));
   row("layout", layout);
   if (!pipeline.empty()) row("pipeline", pipeline);
   if (!zero.empty()) row("zero", zero);
