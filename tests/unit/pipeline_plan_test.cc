@@ -131,7 +131,7 @@ parallel: {pipeline: 4}
 
 TEST_F(PlanCommand, PrintsTheSchedule) {
   EXPECT_EQ(run(), R"(  layout       data 1 × pipeline 4 = 4 ranks
-  memory       29.6 KiB per rank at most: parameters 2.1 KiB, gradients 4.1 KiB, optimizer 12.4 KiB, activations ~11.0 KiB
+  memory       31.4 KiB per rank at most: parameters 2.1 KiB, gradients 4.1 KiB, optimizer 12.4 KiB, activations ~12.9 KiB
   schedule     1f1b, 4 ranks, 8 microbatches
   layers       2, 2, 2, 2 (of each chunk)
   bubble       37.5 % of the work, with times 1:1:1 and free transfers
