@@ -31,7 +31,8 @@ Mesh resolve_mesh(const ParallelConfig& config, int64_t world_size, int64_t rank
 int64_t resolve_virtual_stages(const ParallelConfig& config);
 
 // Transformer layers of each chunk, pipeline × virtual stages entries, in the order of the model. The first chunk holds
-// the embedding besides, the last one the loss head; so a given list may have 0 layers there, and nowhere else.
+// the embedding besides, the last one the loss head; so a given list may have 0 layers there, and nowhere else. Not given,
+// all chunks have equally many, within one.
 std::vector<int64_t> resolve_stages(const Config& config);
 
 // Number of microbatches per step of each data rank. ConfigError where batch.global doesn't divide by
