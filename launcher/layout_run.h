@@ -76,8 +76,9 @@ struct LayoutComparison {
   std::vector<TensorError> weights;    // worst first
   std::vector<std::string> unmoved;    // parameters with a gradient that did not move
   std::vector<std::string> findings;   // of the run
-  // Tokens chose other experts, and rounding may have made them: the numbers say nothing then.
-  bool near_tie = false;
+  std::vector<std::string> initial;    // parameters that begin with other values
+  RoutingTable::Difference choices;    // of experts
+  std::vector<std::string> experts;    // loads and losses of layers with experts that differ though choices don't
 
   double worst_gradient() const { return gradients.empty() ? 0 : gradients.front().error; }
   double worst_weight() const { return weights.empty() ? 0 : weights.front().error; }
