@@ -61,8 +61,8 @@ struct LayoutResult {
   std::vector<std::string> findings;  // replicas that differ, elements that no rank holds
 };
 
-// Trains on num_ranks(config.parallel) ranks. Initial values come from the seed, none of them constant. The learning rate is that of the optimizer
-// section, constant. REQUIRES: the configuration names every degree (shrink), the input is of its batch and sequence.
+// Trains on num_ranks(config.parallel) ranks. Initial values come from the seed, none of them constant. The learning rate is
+// that of the optimizer section, constant. REQUIRES: the configuration names every degree (shrink), the input is of its batch and sequence.
 LayoutResult run_layout(const Config& config, const LayoutInput& input, const ThreadWorldOptions& world = {});
 
 // The same model and batch on one rank, without ZeRO and recomputation: what layouts are compared with.
