@@ -40,12 +40,7 @@ Values softmax_of_pairs(const Values& logits) {
   return out;
 }
 
-class LightExpertsTest : public OpTest {
- protected:
-  Tensor i32(Shape shape, const std::vector<int32_t>& values) {
-    return tensor(DType::i32, shape, {values.begin(), values.end()});
-  }
-};
+class LightExpertsTest : public OpTest {};
 
 // From −1 (nothing) to 11 (behind the last): numbers of no light expert are among them. The first token has none of them.
 std::vector<int32_t> some_experts(int64_t tokens) {
@@ -98,14 +93,11 @@ TEST_P(LightExpertsTest, GradientsMatchTheDefinition) {
   Tensor dweights = unset(DType::f32, {kTokens, kSlots});
   ops::fill(stream(), dweights, 77);  // what other experts' slots had stays
   Tensor dlogits = unset(DType::f32, {kTokens, 6});
-  ops::light_gradients(stream(), i32({kTokens, kSlots}, experts), weights, mixes,
-                       tensor(DType::f32, {kTokens}, x_dots), tensor(DType::f32, {kTokens, 3}, vector_dots), kChoices,
-                       dweights, dlogits);
+  ops::light_gradients(stream(), i32({kTokens, kSlots}, experts), weights, mixes, tensor(DType::f32, {kTokens}, x_dots),
+                       tensor(DType::f32, {kTokens, 3}, vector_dots), kChoices, dweights, dlogits);
   const Values weight = read(weights);
   const Values mix = read(mixes);
-  const auto by_weights = [&](const Values& at) {
-    return dot(dy, outputs(experts, at, mix, x, vectors, kColumns));
-  };
+  const auto by_weights = [&](const Values& at) { return dot(dy, outputs(experts, at, mix, x, vectors, kColumns)); };
   const auto by_logits = [&](const Values& at) {
     return dot(dy, outputs(experts, weight, softmax_of_pairs(at), x, vectors, kColumns));
   };
