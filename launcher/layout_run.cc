@@ -245,26 +245,22 @@ Config one_rank(const Config& config) {
 
 bool LayoutComparison::within(double tolerance) const {
   return loss <= tolerance && grad_norm <= tolerance && worst_gradient() <= tolerance && worst_weight() <= tolerance &&
-         unmoved.empty() && findings.empty();
+         unmoved.empty() && findings.empty() && initial.empty() && !choices.found && experts.empty();
 }
 
 // What the routers decided, before what came of it.
 static void compare_experts(const LayoutResult& result, const LayoutResult& reference, LayoutComparison& c) {
-  const RoutingTable::Difference difference = result.routing.compare(reference.routing);
-  if (difference.found) {
-    c.near_tie = difference.near_tie;
-    c.findings.push_back(difference.text);
-    return;
-  }
+  c.choices = result.routing.compare(reference.routing);
+  if (c.choices.found) return;
   for (size_t s = 0; s < result.experts.size(); ++s) {
     const MoeNumbers& got = result.experts[s];
     const MoeNumbers& want = reference.experts[s];
     const std::string where = " in step " + std::to_string(s + 1) + " differs from that of one rank";
-    if (got.load != want.load) c.findings.push_back("the load of experts" + where);
-    if (got.dropped != want.dropped) c.findings.push_back("the number of dropped slots" + where);
+    if (got.load != want.load) c.experts.push_back("the load of experts" + where);
+    if (got.dropped != want.dropped) c.experts.push_back("the number of dropped slots" + where);
     const auto check = [&](const char* name, double a, double b) {
       if (relative(a, b) > 1e-5) {
-        c.findings.push_back(name + where + ": " + std::to_string(a) + ", not " + std::to_string(b));
+        c.experts.push_back(name + where + ": " + std::to_string(a) + ", not " + std::to_string(b));
       }
     };
     check("the balance loss", got.balance_loss, want.balance_loss);
@@ -287,7 +283,7 @@ LayoutComparison compare(const LayoutResult& result, const LayoutResult& referen
   c.unmoved = unmoved(reference.initial, result.weights, reference.gradients, optimizer.lr, optimizer.eps / factor);
   c.findings = result.findings;
   for (const TensorError& e : compare_tensors(result.initial, reference.initial)) {
-    if (e.error != 0) c.findings.push_back("the initial values of " + e.name + " differ from those of one rank");
+    if (e.error != 0) c.initial.push_back("the initial values of " + e.name + " differ from those of one rank");
   }
   compare_experts(result, reference, c);
   return c;

@@ -76,8 +76,8 @@ TEST_P(ExpertLayouts, TrainAsOneRankDoes) {
     SCOPED_TRACE(draw.command());
     const Config config = config_of(draw);
     const VerifyReport report = verify(config);
-    if (report.layout.near_tie && attempt + 1 < kAttempts) {
-      std::printf("a near tie was flipped: %s\n", report.layout.findings.back().c_str());
+    if (report.layout.choices.near_tie && attempt + 1 < kAttempts) {
+      std::printf("a near tie was flipped: %s\n", report.layout.choices.text.c_str());
       ++num_flips;
       continue;
     }
