@@ -1,18 +1,14 @@
 // Models with experts: each family's config.json, the moe section, and what doesn't go together.
 #include <gtest/gtest.h>
-#include <unistd.h>
 
-#include <filesystem>
-#include <fstream>
-#include <functional>
-
-#include "core/config/load.h"
-#include "core/error.h"
+#include "tests/unit/config_testing.h"
 
 namespace trireme {
 namespace {
 
-namespace fs = std::filesystem;
+using testing::message;
+using testing::replaced;
+using testing::with;
 
 // As transformers 5 saves them.
 const char* kMixtral = R"({
@@ -61,52 +57,14 @@ const char* kDeepSeek2 = R"({
   "topk_method": "group_limited_greedy", "v_head_dim": 5, "vocab_size": 97
 })";
 
-std::string with(const std::string& json, const std::string& more) {
-  return json.substr(0, json.rfind('}')) + ",\n" + more + "}";
-}
-
-std::string replaced(std::string json, const std::string& from, const std::string& to) {
-  const size_t at = json.find(from);
-  EXPECT_NE(at, std::string::npos) << from;
-  return json.replace(at, from.size(), to);
-}
-
-class ExpertsOfConfigs : public testing::Test {
+class ExpertsOfConfigs : public testing::ConfigJson {
  protected:
-  ExpertsOfConfigs() {
-    dir_ = fs::path(testing::TempDir()) / ("experts_" + std::to_string(::getpid()));
-    fs::create_directories(dir_);
-  }
-  ~ExpertsOfConfigs() override { fs::remove_all(dir_); }
-
-  std::string write(const std::string& text) {
-    std::ofstream(dir_ / "config.json") << text;
-    return dir_.string();
-  }
-  ModelConfig read(const std::string& text) { return load_hf_model(write(text)); }
-
-  Config run(const std::string& json, const std::vector<std::string>& sets = {}, const std::string& more = "") {
-    return parse_config("run: {dir: r, steps: 1}\nmodel: {config: " + write(json) +
-                            "}\ndata: {train: [{path: d}], sequence_length: 16}\nbatch: {global: 1, micro: 1}\n" + more,
-                        "r.yaml", sets);
-  }
-
-  std::string message(const std::function<void()>& run) {
-    try {
-      run();
-    } catch (const Error& error) {
-      EXPECT_EQ(error.code(), ExitCode::config);
-      return error.what();
-    }
-    ADD_FAILURE() << "nothing was thrown";
-    return "";
+  Config run(const std::string& json, const std::vector<std::string>& sets = {}) {
+    return ConfigJson::run(json, "", sets);
   }
   void expect_refused(const std::string& json, const std::vector<std::string>& sets, const std::string& part) {
-    const std::string text = message([&] { run(json, sets); });
-    EXPECT_NE(text.find(part), std::string::npos) << text;
+    EXPECT_CONTAINS(message([&] { run(json, sets); }), part);
   }
-
-  fs::path dir_;
 };
 
 TEST_F(ExpertsOfConfigs, Mixtral) {

@@ -1,62 +1,21 @@
 // The model section: Hugging Face's config.json, alone and overridden.
 #include <gtest/gtest.h>
-#include <unistd.h>
 
-#include <filesystem>
-#include <fstream>
-#include <functional>
-
-#include "core/config/load.h"
-#include "core/error.h"
+#include "tests/unit/config_testing.h"
 
 namespace trireme {
 namespace {
 
-namespace fs = std::filesystem;
+using testing::message;
+using testing::replaced;
+using testing::with;
 
-class HfConfig : public testing::Test {
+class HfConfig : public testing::ConfigJson {
  protected:
-  HfConfig() {
-    dir_ = fs::path(testing::TempDir()) / ("hf_" + std::to_string(::getpid()));
-    fs::create_directories(dir_);
-  }
-  ~HfConfig() override { fs::remove_all(dir_); }
-
-  std::string write(const std::string& text) {
-    std::ofstream(dir_ / "config.json") << text;
-    return dir_.string();
-  }
-  ModelConfig read(const std::string& text) { return load_hf_model(write(text)); }
-
-  // A run whose model is that config.json with `keys` beside it.
-  Config run(const std::string& json, const std::string& keys = "", const std::vector<std::string>& sets = {}) {
-    return parse_config("run: {dir: r, steps: 1}\nmodel: {config: " + write(json) + (keys.empty() ? "" : ", " + keys) +
-                            "}\ndata: {train: [{path: d}], sequence_length: 16}\nbatch: {global: 1, micro: 1}\n",
-                        "r.yaml", sets);
-  }
-
-  std::string message(const std::function<void()>& run) {
-    try {
-      run();
-    } catch (const Error& error) {
-      EXPECT_EQ(error.code(), ExitCode::config);
-      return error.what();
-    }
-    ADD_FAILURE() << "nothing was thrown";
-    return "";
-  }
   void expect_refused(const std::string& json, const std::string& part) {
-    const std::string text = message([&] { read(json); });
-    EXPECT_NE(text.find(part), std::string::npos) << text;
+    EXPECT_CONTAINS(message([&] { read(json); }), part);
   }
-
-  fs::path dir_;
 };
-
-// `"key": value` lines in front of the closing brace.
-std::string with(const std::string& json, const std::string& more) {
-  return json.substr(0, json.rfind('}')) + ",\n" + more + "}";
-}
 
 // As transformers 5 saves them.
 const char* kLlama = R"({
@@ -162,7 +121,7 @@ TEST_F(HfConfig, KeysBesideTheFileOverrideIt) {
   EXPECT_EQ(run(gpt2, "attn_pdrop: 0").model.hidden_size, 32);
   const std::string text = message([&] { run(gpt2); });
   EXPECT_NE(text.find("model.attn_pdrop asks for dropout, which isn't built (expected 0, found '0.1') at " +
-                      dir_.string() + "/config.json:1; try model.attn_pdrop: 0"),
+                      dir_.path() + "/config.json:1; try model.attn_pdrop: 0"),
             std::string::npos)
       << text;
 }
@@ -235,7 +194,7 @@ TEST_F(HfConfig, OurOwnYamlIsStrict) {
 }
 
 TEST_F(HfConfig, BrokenFiles) {
-  EXPECT_NE(message([&] { read("{\n\"a\": 1,\n}"); }).find("not valid JSON at " + dir_.string() + "/config.json:3"),
+  EXPECT_NE(message([&] { read("{\n\"a\": 1,\n}"); }).find("not valid JSON at " + dir_.path() + "/config.json:3"),
             std::string::npos);
   expect_refused("[1]", "not a JSON object");
   expect_refused("{}", "has no model_type");
