@@ -275,8 +275,9 @@ struct MoeConfig {
   MoeDispatch dispatch = MoeDispatch::alltoall;
   int64_t dispatch_chunks = 1;   // tokens travel in so many parts, each beside the products of the one before
   double prediction_coef = 0.3;  // weight of the loss of multi-token prediction
-  double constant_share =
-      0.75;  // MoE++: balance and capacity of an expert that computes nothing, relative to a real one
+  // MoE++'s τ: what an expert that computes nothing weighs in the balance loss, where a real one weighs 1. Capacity is
+  // the other way round: a real expert has τ times that of one that computes nothing.
+  double constant_share = 0.75;
   // Here and not in `model` because no config.json knows them; they become a part of ModelConfig::experts.
   int64_t zero_experts = 0;
   int64_t copy_experts = 0;

@@ -183,7 +183,9 @@ static void describe(FieldVisitor& v, MoeConfig& c) {
   v.field({.name = "prediction_coef", .doc = "weight of the loss of multi-token prediction", .min = 0},
           &c.prediction_coef);
   v.field({.name = "constant_share",
-           .doc = "MoE++: balance and capacity of an expert that computes nothing, relative to a real one",
+           .doc = "MoE++: weight in the balance loss of an expert that computes nothing, relative to a real one; and "
+                  "capacity of "
+                  "a real one, relative to it",
            .min = 0,
            .above_min = true},
           &c.constant_share);
