@@ -33,7 +33,17 @@ void add_rotary(json& root, const RopeConfig& rope) {
   if (rope.type == RopeType::llama3) {
     scaling["low_freq_factor"] = rope.low_freq_factor;
     scaling["high_freq_factor"] = rope.high_freq_factor;
+  }
+  if (rope.type == RopeType::llama3 || rope.type == RopeType::yarn) {
     scaling["original_max_position_embeddings"] = rope.original_max_position_embeddings;
+  }
+  if (rope.type == RopeType::yarn) {
+    scaling["beta_fast"] = rope.beta_fast;
+    scaling["beta_slow"] = rope.beta_slow;
+    if (!rope.truncate) scaling["truncate"] = false;  // transformers before 4.53 doesn't know it
+    if (rope.mscale > 0) scaling["mscale"] = rope.mscale;
+    if (rope.mscale_all_dim > 0) scaling["mscale_all_dim"] = rope.mscale_all_dim;
+    if (rope.attention_factor) scaling["attention_factor"] = *rope.attention_factor;
   }
   root["rope_theta"] = rope.theta;
   root["rope_scaling"] = rope.type == RopeType::standard ? json(nullptr) : scaling;

@@ -133,6 +133,19 @@ TEST_F(ExpertsOfConfigs, DeepSeek) {
                                         .groups_per_token = 2}));
 }
 
+// What DeepSeek's published files have of it.
+TEST_F(ExpertsOfConfigs, DeepSeekWithYarn) {
+  RopeConfig expected{.type = RopeType::yarn, .factor = 40.0, .original_max_position_embeddings = 4096};
+  const std::string published = R"("rope_theta": 10000, "rope_scaling": {"beta_fast": 32, "beta_slow": 1, "factor": 40,
+      "mscale": MSCALE, "mscale_all_dim": MSCALE, "original_max_position_embeddings": 4096, "type": "yarn"})";
+  const auto of = [&](std::string scale) { return replaced(replaced(published, "MSCALE", scale), "MSCALE", scale); };
+  expected.mscale = expected.mscale_all_dim = 1.0;
+  const std::string default_rope = R"("rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"})";
+  EXPECT_EQ(read(replaced(kDeepSeek3, default_rope, of("1.0"))).rope, expected);
+  expected.mscale = expected.mscale_all_dim = 0.707;
+  EXPECT_EQ(read(replaced(kDeepSeek2, R"("rope_theta": 10000)", of("0.707"))).rope, expected);
+}
+
 // What a config.json leaves out means what transformers takes for it.
 TEST_F(ExpertsOfConfigs, AbsentKeysOfAFile) {
   const ModelConfig greedy = read(replaced(kDeepSeek2, "\"topk_method\": \"group_limited_greedy\",", ""));
@@ -209,7 +222,7 @@ TEST_F(ExpertsOfConfigs, RefusesByNameWhatIsNotBuilt) {
        R"("sliding_window": 9, "use_sliding_window": true)", "model.use_sliding_window asks for"},
       {kQwen3Moe, R"("attention_bias": false)", R"("attention_bias": true)", "model.attention_bias asks for"},
       {kDeepSeek3, R"("attention_bias": false)", R"("attention_bias": true)", "model.attention_bias asks for"},
-      {kDeepSeek3, R"("rope_type": "default")", R"("rope_type": "yarn", "factor": 4)",
+      {kDeepSeek3, R"("rope_type": "default")", R"("rope_type": "longrope", "factor": 4)",
        "model.rope_parameters.rope_type has an unknown value"},
       {kDeepSeek3, R"("rope_interleave": true)", R"("rope_interleave": false)", "model.rope_interleave asks for"},
       {kDeepSeek3, R"("sigmoid")", R"("softmax")", "model.scoring_func asks for another score of experts"},

@@ -126,6 +126,70 @@ TEST_F(HfConfig, KeysBesideTheFileOverrideIt) {
       << text;
 }
 
+// Of what is left out transformers has a default.
+TEST_F(HfConfig, Yarn) {
+  RopeConfig expected{.type = RopeType::yarn, .theta = 1e6, .factor = 4.0, .original_max_position_embeddings = 64};
+  const auto scaled = [&](const std::string& scaling, const std::string& more = "") {
+    std::string text = replaced(kQwen2, "\"rope_scaling\": null", "\"rope_scaling\": {" + scaling + "}");
+    return read(more.empty() ? text : with(text, more)).rope;
+  };
+  EXPECT_EQ(scaled(R"("type": "yarn", "factor": 4.0)"), expected);
+  EXPECT_EQ(scaled(R"("rope_type": "yarn", "type": "yarn", "factor": 4.0)"), expected);
+  EXPECT_EQ(scaled(R"("type": "yarn", "factor": 4.0, "beta_fast": null, "mscale": null, "attention_factor": null)"),
+            expected);
+  expected.original_max_position_embeddings = 32;
+  const std::string context = R"("original_max_position_embeddings": 32)";
+  EXPECT_EQ(scaled(R"("type": "yarn", "factor": 4.0, )" + context), expected);
+  EXPECT_EQ(scaled(R"("type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16)", context), expected);
+  EXPECT_EQ(scaled(R"("type": "linear", "factor": 4.0)", context),
+            (RopeConfig{.type = RopeType::linear, .theta = 1e6, .factor = 4.0}));
+  expected.beta_fast = 20;
+  expected.beta_slow = 2;
+  expected.truncate = false;
+  expected.mscale = 0.707;
+  expected.mscale_all_dim = 0.5;
+  expected.attention_factor = 1.25;
+  const std::string all = R"("rope_type": "yarn", "factor": 4.0, "beta_fast": 20, "beta_slow": 2, "truncate": false,
+      "mscale": 0.707, "mscale_all_dim": 0.5, "attention_factor": 1.25, )";
+  EXPECT_EQ(scaled(all + context), expected);
+  EXPECT_EQ(read(replaced(kQwen2, "\"rope_scaling\": null",
+                          "\"rope_parameters\": {" + all + context + ", \"rope_theta\": 1e6}"))
+                .rope,
+            expected);
+  const std::string older =
+      replaced(kQwen2, "\"rope_scaling\": null", R"("rope_scaling": {"type": "yarn", "factor": 4})");
+  for (const std::string name : {"type", "rope_type"}) {
+    EXPECT_EQ(run(older, "", {"model.rope_scaling." + name + "=linear"}).model.rope,
+              (RopeConfig{.type = RopeType::linear, .theta = 1e6, .factor = 4.0}));
+  }
+  expect_refused(replaced(older, "\"factor\"", "\"rope_type\": \"linear\", \"factor\""),
+                 "model.rope_scaling.rope_type is given twice, also as type");
+  const std::string yaml =
+      "rope_scaling: {rope_type: yarn, factor: 4, original_max_position_embeddings: 32, beta_fast: 20, beta_slow: 2, "
+      "truncate: false, mscale: 0.707, mscale_all_dim: 0.5, attention_factor: 1.25}";
+  const Config config = run(kQwen2, yaml);
+  EXPECT_EQ(config.model.rope, expected);
+  EXPECT_EQ(parse_config(dump_config(config), "dump.yaml"), config);
+}
+
+TEST_F(HfConfig, YarnThatMakesNoSense) {
+  const auto refused = [&](const std::string& keys, const std::vector<std::string>& sets, const std::string& part) {
+    EXPECT_CONTAINS(message([&] { run(kQwen2, "rope_scaling: {rope_type: yarn, " + keys + "}", sets); }), part);
+  };
+  refused("beta_fast: 2", {}, "a required key is missing: model.rope_scaling.factor");
+  refused("factor: 0.5", {}, "model.rope_scaling.factor is out of range (expected a number, at least 1, found '0.5')");
+  refused("factor: 4, beta_fast: 2, beta_slow: 3", {},
+          "model.rope_scaling.beta_fast is below model.rope_scaling.beta_slow (expected at least 3, found 2) at "
+          "r.yaml:2; try beta_fast: 32, beta_slow: 1");
+  refused("factor: 4, beta_fast: 2", {"model.rope_scaling.beta_slow=3"}, "found 2) at r.yaml:2");
+  refused("factor: 4, beta_slow: 0", {}, "model.rope_scaling.beta_slow is out of range (expected a number above 0");
+  refused("factor: 4, mscale: -1", {}, "model.rope_scaling.mscale is out of range (expected a number, at least 0");
+  refused("factor: 4, attention_factor: 0", {}, "model.rope_scaling.attention_factor is out of range");
+  refused("factor: 4, truncate: 1", {}, "model.rope_scaling.truncate has the wrong type");
+  refused("factor: 4, low_freq_factor: 1", {}, "unknown key model.rope_scaling.low_freq_factor");
+  refused("factor: 4", {"model.rope_theta=1"}, "model.rope_theta must be above 1 (expected a number above 1, found 1)");
+}
+
 TEST_F(HfConfig, RefusesByNameWhatIsNotBuilt) {
   expect_refused(with(kLlama, R"("attention_dropout": 0.1)"), "model.attention_dropout");
   expect_refused(with(kLlama, R"("some_new_dropout": 0.1)"), "model.some_new_dropout");
@@ -142,7 +206,7 @@ TEST_F(HfConfig, RefusesByNameWhatIsNotBuilt) {
   text.replace(text.find("silu"), 4, "relu");
   expect_refused(text, "model.hidden_act has an unknown value");
   text = kLlama;
-  text.replace(text.find("\"llama3\""), 8, "\"yarn\"");
+  text.replace(text.find("\"llama3\""), 8, "\"dynamic\"");
   expect_refused(text, "model.rope_parameters.rope_type has an unknown value");
   text = kLlama;
   text.replace(text.find("\"llama\""), 7, "\"gpt_oss\"");

@@ -297,11 +297,11 @@ TEST(Units, ParseAndPrint) {
 
 TEST(ConfigReference, NamesEveryKey) {
   const std::string text = config_reference();
-  for (const char* key :
-       {"`run.dir`", "`model.hidden_size`", "`model.rope_scaling.low_freq_factor`", "`data.train.N.path`",
-        "`batch.ramp.samples`", "`optimizer.schedule.decay_steps`", "`checkpoint.host_buffer`", "`profile.trace`",
-        "`4GiB`", "| required |", "auto, integer ≥ 1", "`moe.gating_residual`", "`model.num_local_experts`",
-        "(qwen2_moe, qwen3_moe)", "`model.num_nextn_predict_layers`"}) {
+  for (const char* key : {"`run.dir`", "`model.hidden_size`", "`model.rope_scaling.low_freq_factor`",
+                          "`model.rope_scaling.mscale_all_dim`", "`data.train.N.path`", "`batch.ramp.samples`",
+                          "`optimizer.schedule.decay_steps`", "`checkpoint.host_buffer`", "`profile.trace`", "`4GiB`",
+                          "| required |", "auto, integer ≥ 1", "`moe.gating_residual`", "`model.num_local_experts`",
+                          "(qwen2_moe, qwen3_moe)", "`model.num_nextn_predict_layers`"}) {
     EXPECT_NE(text.find(key), std::string::npos) << key << "\n" << text;
   }
 }
