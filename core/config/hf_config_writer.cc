@@ -172,6 +172,23 @@ std::string hf_config_json(const ModelConfig& model, const HfConfigWords& words)
   return root.dump(2) + "\n";
 }
 
+std::vector<std::string> keys_without_hf_form(const Config& config) {
+  const ExpertsConfig& experts = config.model.experts;
+  std::vector<std::string> keys;
+  if (experts.num_experts == 0) return keys;
+  // `switch` weighs its one expert by the plain softmax score.
+  const bool plain = experts.scoring == RouterScoring::softmax && !experts.normalize && experts.scaling == 1.0;
+  const bool own_choice =
+      config.moe.router == MoeRouter::topk || (config.moe.router == MoeRouter::switch_top1 && plain);
+  if (!own_choice) keys.push_back("moe.router: " + to_string(config.moe.router));
+  if (experts.score_bias && config.model.family != ModelFamily::deepseek_v3) keys.push_back("moe.balance: bias");
+  if (experts.num_zero > 0) keys.push_back("moe.zero_experts");
+  if (experts.num_copy > 0) keys.push_back("moe.copy_experts");
+  if (experts.num_constant > 0) keys.push_back("moe.constant_experts");
+  if (experts.gating_residual) keys.push_back("moe.gating_residual");
+  return keys;
+}
+
 std::string hf_generation_config_json(const HfConfigWords& words) {
   json root = {{"_from_model_config", true}};
   if (words.end_of_document) root["eos_token_id"] = *words.end_of_document;
