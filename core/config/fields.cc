@@ -171,6 +171,7 @@ static void describe(FieldVisitor& v, MoeConfig& c) {
   v.field({.name = "capacity_factor",
            .doc = "tokens of an expert, relative to an even share; at least 1; null: none dropped",
            .min = 0,
+           .max = 1 << 20,
            .above_min = true},
           &c.capacity_factor);
   v.field({.name = "drop", .doc = "which tokens go when an expert is full"}, EnumRef(c.drop));

@@ -44,11 +44,6 @@ ModelConfig family_defaults(ModelFamily family) {
 
 namespace {
 
-std::string place_of(const KeyPlaces& places, const std::string& key) {
-  const auto found = places.find(key);
-  return found == places.end() ? "" : found->second;
-}
-
 // "a divisor of N, such as A or B": the divisors of `number` next to `value`.
 std::string near_divisors(int64_t number, int64_t value) {
   int64_t below = 0;

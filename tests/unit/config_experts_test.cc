@@ -236,6 +236,10 @@ TEST_F(ExpertsOfConfigs, RefusesByNameWhatIsNotBuilt) {
   expect_refused(with(kDeepSeek3, R"("quantization_config": {"fmt": "e4m3"})"), {},
                  "model.quantization_config asks for");
   expect_refused(kQwen3Moe, {"model.num_expert=3"}, "unknown key model.num_expert");
+  expect_refused(
+      kMixtral, {"model.shared_expert_intermediate_size=3"},
+      "unknown key model.shared_expert_intermediate_size (expected a model_type that has it: qwen2_moe, found "
+      "mixtral) at --set model.shared_expert_intermediate_size");
 }
 
 TEST_F(ExpertsOfConfigs, WhatDoesNotFit) {
@@ -265,14 +269,16 @@ TEST_F(ExpertsOfConfigs, WhatDoesNotFit) {
       {kDeepSeek3, {"model.num_key_value_heads=2"}, "latent attention has keys and values for every head"},
       {kDeepSeek3, {"model.qk_rope_head_dim=5"}, "model.qk_rope_head_dim must be even"},
       {kMixtral, {"moe.capacity_factor=0.5"}, "capacity below one"},
-      {kMixtral,
-       {"moe.router=switch"},
-       "model.num_experts_per_tok doesn't go with moe.router switch (expected 1, found 2)"},
+      {kMixtral, {"moe.capacity_factor=1e19"}, "moe.capacity_factor is out of range"},
+      {kMixtral, {"moe.router=switch"}, "config.json:4; try model.num_experts_per_tok: 1, or moe.router: topk"},
       {kMixtral,
        {"moe.router=base"},
        "model.num_experts_per_tok doesn't go with moe.router base (expected 1, found 2)"},
-      {kMixtral, {"moe.router=hash", "moe.balance=aux"}, "moe.balance doesn't go with moe.router hash (expected none"},
-      {kDeepSeek3, {"moe.router=expert_choice"}, "a model without a selection bias of its experts"},
+      {kMixtral,
+       {"moe.router=hash", "moe.balance=aux"},
+       "moe.balance doesn't go with moe.router hash (expected none, for the router is even by itself, found aux) at "
+       "--set moe.balance; try moe.balance: none, or moe.router: topk"},
+      {kDeepSeek3, {"moe.router=expert_choice"}, "a model without a selection bias of its experts, found deepseek_v3)"},
       {kMixtral,
        {"moe.router=expert_choice", "moe.balance=bias"},
        "moe.balance doesn't go with moe.router expert_choice"},
