@@ -15,6 +15,7 @@
 #include "core/config/load.h"
 #include "launcher/shrink.h"
 #include "launcher/verify.h"
+#include "models/moe/carried_logits.h"
 #include "parallel/resolve.h"
 #include "tests/parallel/expert_draw.h"
 
@@ -92,6 +93,38 @@ TEST_P(ExpertLayouts, TrainAsOneRankDoes) {
 INSTANTIATE_TEST_SUITE_P(Draw, ExpertLayouts, testing::Range(0, num_draws()),
                          [](const auto& test) { return std::to_string(test.param); });
 
+// Whether logits of routers travel between pipeline stages (models/moe/carried_logits.h).
+bool sends_logits(const Config& config) {
+  if (config.parallel.pipeline == 1) return false;
+  int64_t first = 0;
+  for (const int64_t layers : resolve_stages(config)) {
+    if (first > 0 && carries_logits(config.model, first)) return true;
+    first += layers;
+  }
+  return false;
+}
+
+// What a configuration has of MoE++ and multi-token prediction.
+std::vector<std::string> additions_of(const Config& c) {
+  const ExpertsConfig& experts = c.model.experts;
+  std::vector<std::string> list;
+  if (experts.num_choices() > experts.num_experts) {
+    for (const std::string& with : {to_string(c.moe.dispatch), to_string(c.moe.router)}) {
+      list.push_back("light experts, " + with);
+    }
+    if (c.moe.capacity_factor) list.push_back("light experts, capacity");
+  }
+  if (experts.num_zero > 0) list.push_back("zero experts");
+  if (experts.num_copy > 0) list.push_back("copy experts");
+  if (experts.num_constant > 0) list.push_back("constant experts");
+  if (sends_logits(c)) list.push_back("logits between stages, " + to_string(c.recompute.mode));
+  if (c.model.num_predictors > 0) {
+    list.push_back("prediction modules: " + std::to_string(c.model.num_predictors));
+    if (c.parallel.pipeline > 1) list.push_back("prediction modules behind a pipeline");
+  }
+  return list;
+}
+
 // What a block of draws has in it.
 TEST(ExpertCoverage, OfABlock) {
   int beyond_data = 0;
@@ -113,6 +146,7 @@ TEST(ExpertCoverage, OfABlock) {
     ++seen["zero " + std::to_string(c.parallel.zero)];
     ++seen[to_string(c.parallel.schedule)];
     ++seen["recompute " + to_string(c.recompute.mode)];
+    for (const std::string& addition : additions_of(c)) ++seen[addition];
   }
   EXPECT_GE(beyond_data, 8);
   EXPECT_GE(split, 8);
@@ -123,6 +157,13 @@ TEST(ExpertCoverage, OfABlock) {
         "base",     "expert_choice", "hash",        "aux sequence",  "aux microbatch", "aux global", "bias microbatch",
         "alltoall", "allgather",     "zero 0",      "zero 1",        "zero 2",         "zero 3",     "1f1b",
         "zb_h1",    "zb_v",          "interleaved", "recompute full"}) {
+    EXPECT_GE(seen[what], 2) << what;
+  }
+  for (const char* what :
+       {"zero experts", "copy experts", "constant experts", "light experts, topk", "light experts, switch",
+        "light experts, capacity", "light experts, alltoall", "light experts, allgather", "logits between stages, none",
+        "logits between stages, selective", "logits between stages, full", "prediction modules: 1",
+        "prediction modules: 2", "prediction modules behind a pipeline"}) {
     EXPECT_GE(seen[what], 2) << what;
   }
 }
