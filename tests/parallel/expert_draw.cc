@@ -3,7 +3,6 @@
 #include <numeric>
 
 #include "core/config/load.h"
-#include "tests/parallel/layouts_draw.h"
 #include "tests/parallel/layouts_numbers.h"
 
 namespace trireme::layouts {
@@ -160,9 +159,7 @@ class Experts {
 
 }  // namespace
 
-std::string ExpertDraw::command() const { return Draw{.sets = sets}.command(); }
-
-ExpertDraw draw_expert_layout(uint64_t seed, int number, int attempt) {
+Draw draw_expert_layout(uint64_t seed, int number, int attempt) {
   // The levels of a block of dense layouts, again and again.
   static const std::vector<Draw> dense = draw_layouts(20261123, kBlock);
   const std::string which = std::to_string(number) + " " + std::to_string(attempt);
@@ -172,7 +169,7 @@ ExpertDraw draw_expert_layout(uint64_t seed, int number, int attempt) {
   levels[kFamily] = static_cast<int>(ModelFamily::llama);
   levels[kPrecision] = 0;
   const bool full = number % 4 == 3 && can_be_full(levels);
-  ExpertDraw draw{exact_numbers(levels, full, random)};
+  Draw draw{levels, exact_numbers(levels, full, random)};
   std::erase_if(draw.sets, [](const std::string& set) {
     return set.starts_with("model.model_type=") || set.starts_with("model.rope_scaling=");
   });

@@ -8,11 +8,9 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
 #include <map>
 #include <numeric>
 
-#include "core/config/load.h"
 #include "launcher/shrink.h"
 #include "launcher/verify.h"
 #include "models/moe/carried_logits.h"
@@ -31,21 +29,7 @@ constexpr int kCount = kExpertBlock;
 constexpr int kFullCount = 300;  // with TRIREME_TEST_ALL
 constexpr int kAttempts = 3;
 
-uint64_t from_environment(const char* name, uint64_t otherwise) {
-  const char* text = std::getenv(name);
-  return text != nullptr ? std::strtoull(text, nullptr, 10) : otherwise;
-}
-uint64_t seed() { return from_environment("TRIREME_LAYOUT_SEED", kSeed); }
-int num_draws() {
-  const bool all = std::getenv("TRIREME_TEST_ALL") != nullptr;
-  return static_cast<int>(from_environment("TRIREME_LAYOUT_COUNT", all ? kFullCount : kCount));
-}
-
-Config config_of(const ExpertDraw& draw) {
-  Config config = load_config(std::string(TRIREME_SOURCE_DIR) + "/tests/parallel/layouts.yaml", draw.sets);
-  resolve(config, num_ranks(config.parallel), 0, num_ranks(config.parallel));
-  return config;
-}
+int num_expert_draws() { return num_draws(kCount, kFullCount); }
 
 class ExpertLayouts : public testing::TestWithParam<int> {
  protected:
@@ -73,7 +57,7 @@ std::atomic<int> num_flips = 0;
 
 TEST_P(ExpertLayouts, TrainAsOneRankDoes) {
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
-    const ExpertDraw draw = draw_expert_layout(seed(), GetParam(), attempt);
+    const Draw draw = draw_expert_layout(seed_of_draws(kSeed), GetParam(), attempt);
     SCOPED_TRACE(draw.command());
     const Config config = config_of(draw);
     const VerifyReport report = verify(config);
@@ -87,10 +71,10 @@ TEST_P(ExpertLayouts, TrainAsOneRankDoes) {
     for (const RankRecord& rank : report.ranks) check_travel(config, rank);
     break;
   }
-  EXPECT_LE(num_flips, std::max(1, num_draws() / 50)) << "more choices flip than near ties explain";
+  EXPECT_LE(num_flips, std::max(1, num_expert_draws() / 50)) << "more choices flip than near ties explain";
 }
 
-INSTANTIATE_TEST_SUITE_P(Draw, ExpertLayouts, testing::Range(0, num_draws()),
+INSTANTIATE_TEST_SUITE_P(Draw, ExpertLayouts, testing::Range(0, num_expert_draws()),
                          [](const auto& test) { return std::to_string(test.param); });
 
 // Whether logits of routers travel between pipeline stages (models/moe/carried_logits.h).
@@ -177,9 +161,7 @@ Config tiny(const std::vector<std::string>& sets) {
       "num_key_value_heads: 2, intermediate_size: 16, vocab_size: 96, max_position_embeddings: 32, "
       "num_experts: 8, num_experts_per_tok: 1, initializer_range: 0.1}"};
   all.insert(all.end(), sets.begin(), sets.end());
-  Config config = load_config(std::string(TRIREME_SOURCE_DIR) + "/tests/parallel/layouts.yaml", all);
-  resolve(config, num_ranks(config.parallel), 0, num_ranks(config.parallel));
-  return config;
+  return config_of({.sets = all});
 }
 
 // Four tokens in the whole step; of the first seed with which they all choose the same expert of a layer.
