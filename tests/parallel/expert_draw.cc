@@ -52,8 +52,8 @@ class Experts {
     const bool only_topk = std::string(router_.router) == "topk";
     family_ = only_topk ? random_.pick<std::string>({"mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v2", "deepseek_v3"})
                         : random_.pick<std::string>({"mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v2"});
-    // The only family with modules of multi-token prediction comes up rarely.
-    if (family_ == "deepseek_v2" && only_topk && additions_.below(3) > 0) family_ = "deepseek_v3";
+    // More of the only family with modules of multi-token prediction.
+    if (only_topk && additions_.below(3) == 0) family_ = "deepseek_v3";
     set_degrees();
     set_experts();
     set_family();
@@ -72,7 +72,7 @@ class Experts {
     set("moe.bias_update_rate", "0.01");
     set("moe.dispatch", number_ % 3 == 0 ? "allgather" : "alltoall");
     set("moe.dispatch_chunks", random_.below(3) == 0 ? "3" : "1");
-    if (family_ == "deepseek_v3") set("model.num_nextn_predict_layers", additions_.pick<int64_t>({0, 1, 1, 2}));
+    if (family_ == "deepseek_v3") set("model.num_nextn_predict_layers", additions_.pick<int64_t>({1, 1, 2}));
     set_plus_plus();
     return std::move(sets_);
   }
@@ -132,7 +132,7 @@ class Experts {
   // Of MoE++ the experts that compute nothing, in two of three layouts where they are legal, and the gating residuals.
   void set_plus_plus() {
     const std::string router = router_.router;
-    if (router != "hash" && additions_.below(2) == 0) set("moe.gating_residual", "true");
+    if (router != "hash" && additions_.below(4) > 0) set("moe.gating_residual", "true");
     const bool legal = (router == "topk" || router == "switch") && groups_ == 1;
     if (!legal || additions_.below(3) == 0) return;
     const int64_t num_zero = additions_.below(3);

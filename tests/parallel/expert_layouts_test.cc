@@ -104,7 +104,9 @@ std::vector<std::string> additions_of(const Config& c) {
   if (sends_logits(c)) list.push_back("logits between stages, " + to_string(c.recompute.mode));
   if (c.model.num_predictors > 0) {
     list.push_back("prediction modules: " + std::to_string(c.model.num_predictors));
-    if (c.parallel.pipeline > 1) list.push_back("prediction modules behind a pipeline");
+    if (c.parallel.pipeline > 1) list.push_back("prediction modules, pipeline");
+    if (c.parallel.tensor > 1) list.push_back("prediction modules, tensor");
+    if (c.parallel.sequence) list.push_back("prediction modules, sequence");
   }
   return list;
 }
@@ -147,7 +149,8 @@ TEST(ExpertCoverage, OfABlock) {
        {"zero experts", "copy experts", "constant experts", "light experts, topk", "light experts, switch",
         "light experts, capacity", "light experts, alltoall", "light experts, allgather", "logits between stages, none",
         "logits between stages, selective", "logits between stages, full", "prediction modules: 1",
-        "prediction modules: 2", "prediction modules behind a pipeline"}) {
+        "prediction modules: 2", "prediction modules, pipeline", "prediction modules, tensor",
+        "prediction modules, sequence"}) {
     EXPECT_GE(seen[what], 2) << what;
   }
 }
