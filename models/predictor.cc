@@ -3,6 +3,7 @@
 #include "core/ops/embedding.h"
 #include "core/ops/linear.h"
 #include "core/ops/row_bytes.h"
+#include "models/embedding.h"
 #include "models/parameter_names.h"
 
 namespace trireme {
@@ -18,11 +19,6 @@ enum Slot : int {
 };
 
 constexpr size_t kBlock = 0;  // part of the stash
-
-ops::VocabularyPart part_of(const Weight& table) {
-  const LocalPart& rows = table.parts.front().part;
-  return {rows.begin, rows.size};
-}
 
 // [a, b]: [rows, C] each -> [rows, 2C].
 Tensor join_columns(Stream& stream, const Tensor& a, const Tensor& b) {
@@ -68,8 +64,8 @@ void Predictor::list_weights(std::vector<Weight*>& list) {
 Tensor Predictor::forward(Stream& stream, const Microbatch& microbatch, const Tensor& tokens, const Tensor& hidden,
                           Stash& stash) {
   Tensor summand = Tensor::empty(stream, {microbatch.num_tokens(), hidden.dim(1)}, hidden.dtype());
-  ops::embedding_forward(stream, tokens, table_->value, part_of(*table_), /*positions=*/{}, /*position_table=*/{},
-                         summand);
+  ops::embedding_forward(stream, tokens, table_->value, vocabulary_part(*table_), /*positions=*/{},
+                         /*position_table=*/{}, summand);
   const Tensor embedding = tensor_.reduce(stream, summand);
   ops::NormStats embedding_stats;
   ops::NormStats hidden_stats;
@@ -98,7 +94,8 @@ Tensor Predictor::backward(Stream& stream, const Microbatch& microbatch, const T
       stream, embedding_norm_.backward_input(stream, half_of_columns(stream, djoined, 0), stash.take(kEmbedding),
                                              {{}, stash.take(kEmbeddingRstd)}, /*residual=*/{}, dembedding));
   const Tensor all = tensor_.gather(stream, dembedding, microbatch.num_tokens());
-  ops::embedding_backward(stream, tokens, part_of(*table_), all, table_->gradient, table_->accumulate_gradient());
+  ops::embedding_backward(stream, tokens, vocabulary_part(*table_), all, table_->gradient,
+                          table_->accumulate_gradient());
 
   Tensor dhidden;
   hidden_norm_.backward_weight(
