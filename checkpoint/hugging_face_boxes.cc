@@ -130,7 +130,7 @@ std::vector<std::string> match_hugging_face(const SafetensorsReader& reader, con
   std::set<std::string> used;
   for (const NameMapEntry& entry : map.entries) {
     const std::string name = stored_name(reader, map, entry.hf_name);
-    if (entry.is_buffer && !reader.contains(name)) {
+    if (entry.is_optional && !reader.contains(name)) {
       names.emplace_back();
       continue;
     }

@@ -48,7 +48,7 @@ struct HuggingFaceGroup {
 std::vector<HuggingFaceGroup> hugging_face_groups(const NameMap& map);
 
 // Checks that the files hold this model's tensors and no others, all with their shapes, and returns for each entry of
-// the table the name of its tensor in them, "" for a buffer that they lack. DataError that names the tensor and its file.
+// the table the name of its tensor in them, "" for an optional one that they lack. DataError that names the tensor and its file.
 std::vector<std::string> match_hugging_face(const SafetensorsReader& reader, const NameMap& map);
 
 }  // namespace trireme

@@ -184,6 +184,9 @@ int checkpoint_export_command(const CheckpointExportArgs& args) {
   row("tokenizer", !tokenizer.empty()                 ? joined(tokenizer)
                    : config.data.tokenizer == "bytes" ? "bytes, which has no files"
                                                       : "none found at " + config.data.tokenizer);
+  for (const std::string& key : keys_without_hf_form(config)) {
+    row("warning", key + " has no word in config.json; other programs compute another model from these weights");
+  }
   const bool rounded = options.dtype == FileDType::bf16;
   return report_logits(
       check_logits(config.model, from_checkpoint(path), from_hugging_face(args.out, map), /*round_a=*/rounded));

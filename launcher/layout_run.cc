@@ -69,11 +69,24 @@ class TrafficMeter {
   int64_t first_ = 0;
 };
 
-// Modules of multi-token prediction among them.
-int64_t num_expert_layers(const ModelConfig& model) {
+// Those of layers [begin, end) that have experts; behind the layers come the modules of multi-token prediction.
+int64_t num_expert_layers(const ModelConfig& model, int64_t begin, int64_t end) {
   int64_t n = 0;
-  for (int64_t layer = 0; layer < model.num_layers + model.num_predictors; ++layer) n += model.has_experts(layer);
+  for (int64_t layer = begin; layer < end; ++layer) n += model.has_experts(layer);
   return n;
+}
+int64_t num_expert_layers(const ModelConfig& model) {
+  return num_expert_layers(model, 0, model.num_layers + model.num_predictors);
+}
+
+int64_t num_expert_layers(const Transformer& model) {
+  const ModelConfig& config = model.config();
+  int64_t n = 0;
+  for (const ModelChunk& chunk : model.chunks()) {
+    n += num_expert_layers(config, chunk.first_layer, chunk.first_layer + chunk.num_layers);
+  }
+  if (model.head() == nullptr) return n;
+  return n + num_expert_layers(config, config.num_layers, config.num_layers + config.num_predictors);
 }
 
 // What the ranks put together.
@@ -120,11 +133,7 @@ void run_rank_of_layout(RankContext& rank, const Config& config, const LayoutInp
   record.memory = rank.allocator().stats();
   record.num_parameters = std::ssize(model.parameters());
   record.num_buckets = std::ssize(model.buckets());
-  for (const ModelChunk& chunk : model.chunks()) {
-    for (int64_t i = 0; i < chunk.num_layers; ++i) {
-      record.num_expert_layers += config.model.has_experts(chunk.first_layer + i);
-    }
-  }
+  record.num_expert_layers = num_expert_layers(model);
   for (const Bucket* bucket : model.buckets()) {
     record.gradient_elements += bucket->numel();
     if (bucket->values_of() == nullptr) record.value_elements += bucket->numel();

@@ -44,7 +44,7 @@ struct RankRecord {
   MemoryStats memory;                         // of the device, after the last step
   int64_t num_parameters = 0;
   int64_t num_buckets = 0;
-  int64_t num_expert_layers = 0;  // of this rank's
+  int64_t num_expert_layers = 0;  // of this rank's, modules of multi-token prediction among them
   int64_t value_elements = 0;     // of this rank's buckets, with padding
   int64_t gradient_elements = 0;  // likewise; a tied table has them twice where one rank uses it twice
 };

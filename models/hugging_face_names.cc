@@ -13,10 +13,10 @@ class NameMapBuilder {
   explicit NameMapBuilder(const ModelConfig& config) : gpt2_(config.family == ModelFamily::gpt2) {}
 
   void same(const std::string& name, Shape shape) { map_.entries.push_back({name, prefixed(name), shape, false, 0}); }
-  // A buffer: zeros where a file lacks it.
-  void buffer(const std::string& name, Shape shape) {
+  void buffer(const std::string& name, Shape shape, bool optional) {
     same(name, shape);
     map_.entries.back().is_buffer = true;
+    map_.entries.back().is_optional = optional;
   }
   // A linear layer's weight, and its bias where it has one; GPT-2 stores the weight transposed.
   void linear(const std::string& name, int64_t out, int64_t in, bool bias) { part(name, name, in, 0, out, bias); }
@@ -90,7 +90,8 @@ void add_experts(NameMapBuilder& b, const ModelConfig& c, const ParameterNames& 
   const ExpertsConfig& e = c.experts;
   const int64_t choices = e.num_choices();
   b.linear(n.router, choices, c.hidden_size, false);
-  if (e.score_bias) b.buffer(n.score_bias, {choices});
+  // The files of other families have none: there it is balance: bias that begins with zeros.
+  if (e.score_bias) b.buffer(n.score_bias, {choices}, /*optional=*/c.family != ModelFamily::deepseek_v3);
   if (has_gate_residual(c, layer)) b.linear(n.gate_residual, choices, choices, false);
   for (int64_t i = 0; i < e.num_experts; ++i) b.feed_forward(n.expert(i), e.ffn_size, c.hidden_size);
   for (int64_t i = 0; i < e.num_constant; ++i) {

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "core/ops/linear.h"
+#include "models/rotary_table.h"
 
 namespace trireme {
 
@@ -83,8 +84,9 @@ void LatentAttention::list_weights(std::vector<Weight*>& list) {
 }
 
 ops::AttentionShape LatentAttention::shape(const Microbatch& microbatch) const {
-  return {microbatch.batch, microbatch.sequence, heads_.num_heads,
-          heads_.num_heads, heads_.width(),      1.0f / std::sqrt(static_cast<float>(heads_.qk()))};
+  const float scale =
+      static_cast<float>(latent_score_factor(config_.rope)) / std::sqrt(static_cast<float>(heads_.qk()));
+  return {microbatch.batch, microbatch.sequence, heads_.num_heads, heads_.num_heads, heads_.width(), scale};
 }
 
 // Allocates what the latent keeps, and returns it normed: `weight` [rank, C] times x [n, C].

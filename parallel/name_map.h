@@ -17,7 +17,8 @@ struct NameMapEntry {
   Shape hf_shape;           // as stored
   bool transposed = false;  // stored [in, out]
   int64_t out_begin = 0;
-  bool is_buffer = false;  // fp32 in every file, zeros where a file lacks it
+  bool is_buffer = false;    // fp32 in every file
+  bool is_optional = false;  // zeros where a file lacks it
 };
 
 struct NameMap {

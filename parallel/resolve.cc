@@ -107,8 +107,8 @@ void check_expert_degrees(const ParallelConfig& c, int64_t data, int64_t experts
     const int64_t room = std::gcd(stage / other, whole);
     hint += (hint.empty() ? "" : ", or ") + std::string(key) + ": " + nearest_divisors(room, degree);
   };
-  change("parallel.expert", c.expert, c.expert_tensor, experts);  // gcd(n, 0) = n
-  change("parallel.expert_tensor", c.expert_tensor, c.expert, 0);
+  if (c.expert > 1) change("parallel.expert", c.expert, c.expert_tensor, experts);  // gcd(n, 0) = n
+  if (c.expert_tensor > 1) change("parallel.expert_tensor", c.expert_tensor, c.expert, 0);
   if (hint.empty()) {
     const int64_t room = std::gcd(stage, experts);
     hint = "parallel.expert_tensor: 1 with parallel.expert: " + nearest_divisors(room, c.expert);
@@ -118,7 +118,7 @@ void check_expert_degrees(const ParallelConfig& c, int64_t data, int64_t experts
                                  " × context " + std::to_string(c.context) + " = " + std::to_string(stage),
                      .found = "expert " + std::to_string(c.expert) + " × expert_tensor " +
                               std::to_string(c.expert_tensor) + " = " + std::to_string(degrees),
-                     .where = "parallel.expert",
+                     .where = c.expert > 1 ? "parallel.expert" : "parallel.expert_tensor",
                      .hint = hint});
 }
 

@@ -7,11 +7,6 @@ namespace trireme {
 
 namespace {
 
-std::string place_of(const KeyPlaces& places, const std::string& key) {
-  const auto found = places.find(key);
-  return found == places.end() ? "" : found->second;
-}
-
 // Throws unless `built`.
 void require_built(const KeyPlaces& places, bool built, const std::string& key, const std::string& found,
                    const std::string& expected) {

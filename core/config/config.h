@@ -23,7 +23,7 @@ enum class GraphUse { automatic, always, never };
 enum class ModelFamily { gpt2, llama, qwen2, qwen3, mixtral, qwen2_moe, qwen3_moe, deepseek_v2, deepseek_v3 };
 enum class NormKind { layer, rms };
 enum class Activation { gelu_tanh, gelu_erf, swiglu };
-enum class RopeType { none, standard, linear, llama3 };
+enum class RopeType { none, standard, linear, llama3, yarn };
 enum class OptimizerType { adamw };
 enum class LrScheduleType { constant, linear, cosine, wsd };
 enum class ComputeType { automatic, fp32, bf16, fp8 };
@@ -49,7 +49,7 @@ inline Names names_of(ModelFamily) {
 }
 inline Names names_of(NormKind) { return {"layer", "rms"}; }
 inline Names names_of(Activation) { return {"gelu_new", "gelu", "silu"}; }  // Hugging Face's names of hidden_act
-inline Names names_of(RopeType) { return {"none", "default", "linear", "llama3"}; }
+inline Names names_of(RopeType) { return {"none", "default", "linear", "llama3", "yarn"}; }
 inline Names names_of(OptimizerType) { return {"adamw"}; }
 inline Names names_of(LrScheduleType) { return {"constant", "linear", "cosine", "wsd"}; }
 inline Names names_of(ComputeType) { return {"auto", "fp32", "bf16", "fp8"}; }
@@ -92,10 +92,18 @@ struct RunConfig {
 struct RopeConfig {
   RopeType type = RopeType::standard;  // none: positions are learned (GPT-2)
   double theta = 10000.0;
-  double factor = 1.0;                              // linear, llama3: how much longer the context becomes
-  double low_freq_factor = 1.0;                     // llama3
-  double high_freq_factor = 4.0;                    // llama3
-  int64_t original_max_position_embeddings = 8192;  // llama3: context before scaling, tokens
+  double factor = 1.0;                           // how much longer the context becomes
+  double low_freq_factor = 1.0;                  // llama3
+  double high_freq_factor = 4.0;                 // llama3
+  int64_t original_max_position_embeddings = 0;  // llama3, yarn: context before scaling, tokens
+  // yarn: pairs that turn `beta_fast` times and more in that context are kept, those that turn `beta_slow` times and
+  // fewer are divided by `factor`, those between them are blended.
+  double beta_fast = 32.0;
+  double beta_slow = 1.0;
+  bool truncate = true;  // the blend's two ends are whole pairs
+  double mscale = 0.0;   // of the magnitude of rotated queries and keys (models/rotary_table.h); 0: not given
+  double mscale_all_dim = 0.0;
+  std::optional<double> attention_factor = {};  // that magnitude itself; nullopt: from `factor` and the two above
 
   bool operator==(const RopeConfig&) const = default;
 };
@@ -275,8 +283,9 @@ struct MoeConfig {
   MoeDispatch dispatch = MoeDispatch::alltoall;
   int64_t dispatch_chunks = 1;   // tokens travel in so many parts, each beside the products of the one before
   double prediction_coef = 0.3;  // weight of the loss of multi-token prediction
-  double constant_share =
-      0.75;  // MoE++: balance and capacity of an expert that computes nothing, relative to a real one
+  // MoE++'s τ: what an expert that computes nothing weighs in the balance loss, where a real one weighs 1. Capacity is
+  // the other way round: a real expert has τ times that of one that computes nothing.
+  double constant_share = 0.75;
   // Here and not in `model` because no config.json knows them; they become a part of ModelConfig::experts.
   int64_t zero_experts = 0;
   int64_t copy_experts = 0;

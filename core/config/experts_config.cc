@@ -8,11 +8,6 @@ namespace trireme {
 
 namespace {
 
-std::string place_of(const KeyPlaces& places, const std::string& key) {
-  const auto found = places.find(key);
-  return found == places.end() ? "" : found->second;
-}
-
 bool is_given(const KeyPlaces& places, const std::string& key) { return places.contains(key); }
 
 bool same_value(const FieldRef& a, const FieldRef& b) {
@@ -72,13 +67,14 @@ bool is_even_by_itself(MoeRouter router) {
   return router == MoeRouter::base || router == MoeRouter::expert_choice || router == MoeRouter::hash;
 }
 
+// `value`: what would go with the router; empty: nothing would.
 [[noreturn]] void refuse_with_router(const Config& config, const KeyPlaces& places, const std::string& key,
-                                     const std::string& expected, const std::string& found) {
+                                     const std::string& value, const std::string& expected, const std::string& found) {
   throw ConfigError({.what = key + " doesn't go with moe.router " + to_string(config.moe.router),
                      .expected = expected,
                      .found = found,
                      .where = place_of(places, is_given(places, key) ? key : "moe.router"),
-                     .hint = "moe.router: topk"});
+                     .hint = (value.empty() ? "" : key + ": " + value + ", or ") + "moe.router: topk"});
 }
 
 void check_router(const Config& config, const KeyPlaces& places) {
@@ -87,28 +83,29 @@ void check_router(const Config& config, const KeyPlaces& places) {
   if (moe.router == MoeRouter::topk) return;
   const bool one = moe.router == MoeRouter::switch_top1 || moe.router == MoeRouter::base;
   if (one && experts.top_k != 1) {
-    refuse_with_router(config, places, "model.num_experts_per_tok", "1", std::to_string(experts.top_k));
+    refuse_with_router(config, places, "model.num_experts_per_tok", "1", "1", std::to_string(experts.top_k));
   }
   if (moe.router == MoeRouter::switch_top1) return;
   if (moe.balance != MoeBalance::none) {
-    refuse_with_router(config, places, "moe.balance", "none, for the router is even by itself", to_string(moe.balance));
+    refuse_with_router(config, places, "moe.balance", "none", "none, for the router is even by itself",
+                       to_string(moe.balance));
   }
   if (experts.score_bias) {
-    refuse_with_router(config, places, "model.model_type", "a model without a selection bias of its experts",
+    refuse_with_router(config, places, "model.model_type", "", "a model without a selection bias of its experts",
                        to_string(config.model.family));
   }
   if (experts.num_groups > 1) {
-    refuse_with_router(config, places, "model.n_group", "1", std::to_string(experts.num_groups));
+    refuse_with_router(config, places, "model.n_group", "1", "1", std::to_string(experts.num_groups));
   }
   if (experts.num_choices() != experts.num_experts) {
     const std::string key = experts.num_zero > 0   ? "moe.zero_experts"
                             : experts.num_copy > 0 ? "moe.copy_experts"
                                                    : "moe.constant_experts";
-    refuse_with_router(config, places, key, "0",
+    refuse_with_router(config, places, key, "0", "0",
                        std::to_string(experts.num_choices() - experts.num_experts) + " experts that compute nothing");
   }
   if (moe.router == MoeRouter::base && moe.capacity_factor) {
-    refuse_with_router(config, places, "moe.capacity_factor", "null, for every expert gets an even share",
+    refuse_with_router(config, places, "moe.capacity_factor", "null", "null, for every expert gets an even share",
                        exact_real(*moe.capacity_factor));
   }
 }

@@ -13,7 +13,8 @@ namespace trireme {
 // balance of routers that are even by themselves. Refuses moe keys that a dense model has no use for.
 void settle_experts(Config& config, const KeyPlaces& places, std::optional<double> model_coef);
 
-// Throws when router, balance, capacity and groups contradict each other; parallel/resolve.h checks expert degrees. REQUIRES: settled, finished.
+// Throws when router, balance, capacity and groups contradict each other; parallel/resolve.h checks expert degrees.
+// REQUIRES: settled, finished.
 void check_experts(const Config& config, const KeyPlaces& places);
 
 }  // namespace trireme

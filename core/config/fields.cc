@@ -171,6 +171,7 @@ static void describe(FieldVisitor& v, MoeConfig& c) {
   v.field({.name = "capacity_factor",
            .doc = "tokens of an expert, relative to an even share; at least 1; null: none dropped",
            .min = 0,
+           .max = 1 << 20,
            .above_min = true},
           &c.capacity_factor);
   v.field({.name = "drop", .doc = "which tokens go when an expert is full"}, EnumRef(c.drop));
@@ -183,7 +184,9 @@ static void describe(FieldVisitor& v, MoeConfig& c) {
   v.field({.name = "prediction_coef", .doc = "weight of the loss of multi-token prediction", .min = 0},
           &c.prediction_coef);
   v.field({.name = "constant_share",
-           .doc = "MoE++: balance and capacity of an expert that computes nothing, relative to a real one",
+           .doc = "MoE++: weight in the balance loss of an expert that computes nothing, relative to a real one; and "
+                  "capacity of "
+                  "a real one, relative to it",
            .min = 0,
            .above_min = true},
           &c.constant_share);

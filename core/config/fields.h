@@ -63,6 +63,8 @@ struct SectionRef {
   std::function<size_t()> size;                         // sections present now
   std::function<void(size_t)> resize;                   // for optional (0 or 1) and list
   std::function<void(FieldVisitor&, size_t)> describe;  // lists the fields of the i-th
+  // Where fields depend on a type: lists those of every type, some of them several times. Empty: describe does.
+  std::function<void(FieldVisitor&)> describe_all = {};
 };
 
 class FieldVisitor {

@@ -48,6 +48,33 @@ void split_rope_parameters(ConfigNode& model) {
   model.children.push_back(std::move(scaling));
 }
 
+// `type` is the older name of rope_type. transformers 4 wrote both.
+void unify_rope_type(ConfigNode& model) {
+  ConfigNode* scaling = model.find("rope_scaling");
+  if (!scaling || scaling->kind != Kind::map) return;
+  ConfigNode* older = scaling->find("type");
+  if (!older) return;
+  const ConfigNode* newer = scaling->find("rope_type");
+  if (!newer) {
+    older->alias = "type";
+    older->key = "rope_type";
+  } else if (newer->kind == older->kind && newer->text == older->text) {
+    scaling->remove("type");
+  }  // else the reader reports both
+}
+
+// Some files say the context before scaling beside rope_scaling, where transformers prefers it.
+void move_original_context(ConfigNode& base) {
+  const std::string key = "original_max_position_embeddings";
+  const ConfigNode* beside = base.find(key);
+  ConfigNode* scaling = base.find("rope_scaling");
+  if (!beside || beside->kind == Kind::null || !scaling) return;
+  const ConfigNode* type = scaling->find("rope_type");
+  if (!type || (type->text != "llama3" && type->text != "yarn")) return;
+  scaling->remove(key);
+  scaling->children.push_back(*beside);
+}
+
 // Other names of the same functions.
 void unify_activation(ConfigNode& model) {
   ConfigNode* node = model.find("hidden_act");
@@ -71,6 +98,7 @@ void unify_keys(ConfigNode& model, ModelFamily family) {
     other->key = key.name;
   }
   split_rope_parameters(model);
+  unify_rope_type(model);
   unify_activation(model);
 }
 
@@ -196,6 +224,7 @@ ModelTree resolve_model(const ConfigNode& section, const std::vector<ConfigNode>
     base = read_config_json(config->text, config->where);
     const ModelFamily own = parse_family(*base.find("model_type"));
     unify_keys(base, own);
+    move_original_context(base);
     drop_harmless(base, own);
     add_absent_keys(base, own);
   }

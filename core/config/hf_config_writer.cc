@@ -33,7 +33,17 @@ void add_rotary(json& root, const RopeConfig& rope) {
   if (rope.type == RopeType::llama3) {
     scaling["low_freq_factor"] = rope.low_freq_factor;
     scaling["high_freq_factor"] = rope.high_freq_factor;
+  }
+  if (rope.type == RopeType::llama3 || rope.type == RopeType::yarn) {
     scaling["original_max_position_embeddings"] = rope.original_max_position_embeddings;
+  }
+  if (rope.type == RopeType::yarn) {
+    scaling["beta_fast"] = rope.beta_fast;
+    scaling["beta_slow"] = rope.beta_slow;
+    if (!rope.truncate) scaling["truncate"] = false;  // transformers before 4.53 doesn't know it
+    if (rope.mscale > 0) scaling["mscale"] = rope.mscale;
+    if (rope.mscale_all_dim > 0) scaling["mscale_all_dim"] = rope.mscale_all_dim;
+    if (rope.attention_factor) scaling["attention_factor"] = *rope.attention_factor;
   }
   root["rope_theta"] = rope.theta;
   root["rope_scaling"] = rope.type == RopeType::standard ? json(nullptr) : scaling;
@@ -160,6 +170,23 @@ std::string hf_config_json(const ModelConfig& model, const HfConfigWords& words)
     if (model.experts.num_experts > 0) add_experts(root, model);
   }
   return root.dump(2) + "\n";
+}
+
+std::vector<std::string> keys_without_hf_form(const Config& config) {
+  const ExpertsConfig& experts = config.model.experts;
+  std::vector<std::string> keys;
+  if (experts.num_experts == 0) return keys;
+  // `switch` weighs its one expert by the plain softmax score.
+  const bool plain = experts.scoring == RouterScoring::softmax && !experts.normalize && experts.scaling == 1.0;
+  const bool own_choice =
+      config.moe.router == MoeRouter::topk || (config.moe.router == MoeRouter::switch_top1 && plain);
+  if (!own_choice) keys.push_back("moe.router: " + to_string(config.moe.router));
+  if (experts.score_bias && config.model.family != ModelFamily::deepseek_v3) keys.push_back("moe.balance: bias");
+  if (experts.num_zero > 0) keys.push_back("moe.zero_experts");
+  if (experts.num_copy > 0) keys.push_back("moe.copy_experts");
+  if (experts.num_constant > 0) keys.push_back("moe.constant_experts");
+  if (experts.gating_residual) keys.push_back("moe.gating_residual");
+  return keys;
 }
 
 std::string hf_generation_config_json(const HfConfigWords& words) {

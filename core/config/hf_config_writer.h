@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "core/config/config.h"
 
@@ -18,5 +19,9 @@ struct HfConfigWords {
 // JSON objects with sorted keys. REQUIRES: the model was checked (finish_model).
 std::string hf_config_json(const ModelConfig& model, const HfConfigWords& words);
 std::string hf_generation_config_json(const HfConfigWords& words);
+
+// The keys of the moe section that make it another model than the one that config.json describes, for transformers knows
+// nothing like them: what other programs compute from the exported weights isn't what was trained.
+std::vector<std::string> keys_without_hf_form(const Config& config);
 
 }  // namespace trireme

@@ -36,6 +36,11 @@ Layers lay(ConfigNode root, const std::vector<std::string>& sets) {
 
 }  // namespace
 
+std::string place_of(const KeyPlaces& places, const std::string& key) {
+  const auto found = places.find(key);
+  return found == places.end() ? "" : found->second;
+}
+
 Config parse_config(const std::string& text, const std::string& name, const std::vector<std::string>& sets) {
   ConfigNode file = parse_yaml(text, name);
   if (file.kind != Kind::map && file.kind != Kind::null) {

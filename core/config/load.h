@@ -15,6 +15,7 @@ namespace trireme {
 
 // Where each key that was given stands: "optimizer.lr" -> "runs/a.yaml:12" or "--set optimizer.lr".
 using KeyPlaces = std::map<std::string, std::string>;
+std::string place_of(const KeyPlaces& places, const std::string& key);  // "" where it wasn't given
 
 // `sets` are the arguments of --set, "key=value" with a dotted key and a value in YAML's flow style; later ones win,
 // and each beats the file. A number as part of the key is a position in a list (data.train.0.path).

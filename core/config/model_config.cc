@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "core/config/hf_config.h"
+#include "core/config/units.h"
 #include "core/error.h"
 
 namespace trireme {
@@ -42,11 +43,6 @@ ModelConfig family_defaults(ModelFamily family) {
 }
 
 namespace {
-
-std::string place_of(const KeyPlaces& places, const std::string& key) {
-  const auto found = places.find(key);
-  return found == places.end() ? "" : found->second;
-}
 
 // "a divisor of N, such as A or B": the divisors of `number` next to `value`.
 std::string near_divisors(int64_t number, int64_t value) {
@@ -159,6 +155,59 @@ void finish_experts(ModelConfig& model, const KeyPlaces& places) {
   }
 }
 
+// The place of a key of rope_scaling, or of rope_parameters where the file has that.
+std::string rope_place(const KeyPlaces& places, const std::string& key) {
+  const std::string older = place_of(places, "model.rope_scaling." + key);
+  return older.empty() ? place_of(places, "model.rope_parameters." + key) : older;
+}
+
+void check_yarn(const RopeConfig& rope, const KeyPlaces& places) {
+  if (rope.beta_fast < rope.beta_slow) {
+    throw ConfigError({.what = "model.rope_scaling.beta_fast is below model.rope_scaling.beta_slow",
+                       .expected = "at least " + exact_real(rope.beta_slow),
+                       .found = exact_real(rope.beta_fast),
+                       .where = rope_place(places, "beta_fast"),
+                       .hint = "beta_fast: 32, beta_slow: 1"});
+  }
+  if (rope.theta <= 1.0) {
+    throw ConfigError({.what = "with rope_type yarn the wavelengths must grow, so model.rope_theta must be above 1",
+                       .expected = "a number above 1",
+                       .found = exact_real(rope.theta),
+                       .where = place_of(places, "model.rope_theta"),
+                       .hint = "10000"});
+  }
+}
+
+void finish_rotary(ModelConfig& model, const KeyPlaces& places) {
+  RopeConfig& rope = model.rope;
+  if (rope.type == RopeType::none) {
+    throw ConfigError({.what = "model.rope_scaling has an unknown rope_type",
+                       .expected = "default | linear | llama3 | yarn",
+                       .found = "'none'",
+                       .where = rope_place(places, "rope_type")});
+  }
+  const bool from_context = rope.type == RopeType::llama3 || rope.type == RopeType::yarn;
+  if (from_context && rope.original_max_position_embeddings == 0) {
+    rope.original_max_position_embeddings = model.max_positions;
+  }
+  if (rope.type == RopeType::yarn) check_yarn(rope, places);
+  const bool latent = model.latent.kv_rank > 0;
+  if (latent && model.latent.rope_dim % 2 != 0) {
+    throw ConfigError({.what = "rotary embeddings turn pairs, so model.qk_rope_head_dim must be even",
+                       .expected = "an even number",
+                       .found = std::to_string(model.latent.rope_dim),
+                       .where = place_of(places, "model.qk_rope_head_dim"),
+                       .hint = std::to_string(model.latent.rope_dim + 1)});
+  }
+  if (!latent && model.head_dim % 2 != 0) {
+    throw ConfigError({.what = "rotary embeddings turn pairs, so the head dim must be even",
+                       .expected = "an even hidden_size / num_attention_heads, or head_dim given",
+                       .found = std::to_string(model.head_dim),
+                       .where = place_of(places, "model.num_attention_heads"),
+                       .hint = "model.head_dim: " + std::to_string(model.head_dim + 1)});
+  }
+}
+
 }  // namespace
 
 void finish_model(ModelConfig& model, const KeyPlaces& places) {
@@ -171,27 +220,7 @@ void finish_model(ModelConfig& model, const KeyPlaces& places) {
   }
   finish_experts(model, places);
   const bool rotary = model.family != ModelFamily::gpt2;
-  if (rotary && model.rope.type == RopeType::none) {
-    throw ConfigError({.what = "model.rope_scaling has an unknown rope_type",
-                       .expected = "default | linear | llama3",
-                       .found = "'none'",
-                       .where = place_of(places, "model.rope_scaling.rope_type")});
-  }
-  const bool latent = model.latent.kv_rank > 0;
-  if (latent && model.latent.rope_dim % 2 != 0) {
-    throw ConfigError({.what = "rotary embeddings turn pairs, so model.qk_rope_head_dim must be even",
-                       .expected = "an even number",
-                       .found = std::to_string(model.latent.rope_dim),
-                       .where = place_of(places, "model.qk_rope_head_dim"),
-                       .hint = std::to_string(model.latent.rope_dim + 1)});
-  }
-  if (rotary && !latent && model.head_dim % 2 != 0) {
-    throw ConfigError({.what = "rotary embeddings turn pairs, so the head dim must be even",
-                       .expected = "an even hidden_size / num_attention_heads, or head_dim given",
-                       .found = std::to_string(model.head_dim),
-                       .where = place_of(places, "model.num_attention_heads"),
-                       .hint = "model.head_dim: " + std::to_string(model.head_dim + 1)});
-  }
+  if (rotary) finish_rotary(model, places);
   if (rotary != (model.activation == Activation::swiglu)) {
     throw ConfigError(
         {.what = "model.hidden_act '" + to_string(model.activation) + "' isn't built for " + to_string(model.family),

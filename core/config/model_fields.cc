@@ -3,13 +3,16 @@
 
 namespace trireme {
 
-// Only what the scaling type needs is listed, so that a stray factor is an unknown key.
-static void describe_rope_scaling(FieldVisitor& v, RopeConfig& c) {
-  v.field({.name = "rope_type", .doc = "scaling of the rotary angles", .required = true, .alias = "type"},
-          EnumRef(c.type));
-  if (c.type == RopeType::none || c.type == RopeType::standard) return;
-  v.field({.name = "factor", .doc = "how much longer the context becomes", .min = 1, .required = true}, &c.factor);
-  if (c.type != RopeType::llama3) return;
+// The context that a scaling begins from. 0 stands for max_position_embeddings, as in transformers.
+static void describe_original_context(FieldVisitor& v, RopeConfig& c) {
+  v.field({.name = "original_max_position_embeddings",
+           .doc = "llama3, yarn: context before scaling; null: max_position_embeddings",
+           .min = 1,
+           .words = {{"null", 0}}},
+          &c.original_max_position_embeddings);
+}
+
+static void describe_llama3(FieldVisitor& v, RopeConfig& c) {
   v.field({.name = "low_freq_factor",
            .doc = "llama3: wavelengths above original/low are scaled fully",
            .min = 0,
@@ -22,9 +25,60 @@ static void describe_rope_scaling(FieldVisitor& v, RopeConfig& c) {
            .above_min = true,
            .required = true},
           &c.high_freq_factor);
-  v.field(
-      {.name = "original_max_position_embeddings", .doc = "llama3: context before scaling", .min = 1, .required = true},
-      &c.original_max_position_embeddings);
+  describe_original_context(v, c);
+}
+
+// A number that may be null: then it is `absent`.
+static void optional_number(FieldVisitor& v, const FieldSpec& spec, double absent, double& value) {
+  std::optional<double> given = value;
+  v.field(spec, &given);
+  value = given.value_or(absent);
+}
+
+static void describe_yarn(FieldVisitor& v, RopeConfig& c) {
+  describe_original_context(v, c);
+  const RopeConfig absent;
+  optional_number(v,
+                  {.name = "beta_fast",
+                   .doc = "yarn: pairs that turn so often in the original context, and faster ones, are left alone",
+                   .min = 0,
+                   .above_min = true},
+                  absent.beta_fast, c.beta_fast);
+  optional_number(v,
+                  {.name = "beta_slow",
+                   .doc = "yarn: pairs that turn so often in the original context, and slower ones, are scaled fully",
+                   .min = 0,
+                   .above_min = true},
+                  absent.beta_slow, c.beta_slow);
+  v.field({.name = "truncate", .doc = "yarn: the range between the two ends at whole pairs"}, &c.truncate);
+  optional_number(
+      v,
+      {.name = "mscale",
+       .doc = "yarn: rotated queries and keys are (0.1 mscale ln factor + 1) / (0.1 mscale_all_dim ln factor "
+              "+ 1) times as large, and 0.1 ln factor + 1 times where one of the two is 0",
+       .min = 0},
+      absent.mscale, c.mscale);
+  optional_number(
+      v,
+      {.name = "mscale_all_dim",
+       .doc = "yarn: see mscale; DeepSeek's scores are also (0.1 mscale_all_dim ln factor + 1)² times as large",
+       .min = 0},
+      absent.mscale_all_dim, c.mscale_all_dim);
+  v.field({.name = "attention_factor",
+           .doc = "yarn: how many times as large rotated queries and keys are; null: from mscale and mscale_all_dim",
+           .min = 0,
+           .above_min = true},
+          &c.attention_factor);
+}
+
+// Only what the scaling type needs is listed, so that a stray factor is an unknown key.
+static void describe_rope_scaling(FieldVisitor& v, RopeConfig& c) {
+  v.field({.name = "rope_type", .doc = "scaling of the rotary angles", .required = true, .alias = "type"},
+          EnumRef(c.type));
+  if (c.type == RopeType::none || c.type == RopeType::standard) return;
+  v.field({.name = "factor", .doc = "how much longer the context becomes", .min = 1, .required = true}, &c.factor);
+  if (c.type == RopeType::llama3) describe_llama3(v, c);
+  if (c.type == RopeType::yarn) describe_yarn(v, c);
 }
 
 static SectionRef rope_scaling(RopeConfig& rope) {
@@ -34,7 +88,14 @@ static SectionRef rope_scaling(RopeConfig& rope) {
               [&rope](size_t n) {
                 if (n == 0) rope = RopeConfig{.theta = rope.theta};
               },
-          .describe = [&rope](FieldVisitor& v, size_t) { describe_rope_scaling(v, rope); }};
+          .describe = [&rope](FieldVisitor& v, size_t) { describe_rope_scaling(v, rope); },
+          .describe_all =
+              [](FieldVisitor& v) {
+                for (const RopeType type : {RopeType::linear, RopeType::llama3, RopeType::yarn}) {
+                  RopeConfig of_type{.type = type};
+                  describe_rope_scaling(v, of_type);
+                }
+              }};
 }
 
 static void describe_choice(FieldVisitor& v, ExpertsConfig& c, const std::string& name, const std::string& alias) {

@@ -64,6 +64,19 @@ std::string number_text(const FieldSpec& spec, const std::string& kind) {
   return out;
 }
 
+// The families whose model section has this key.
+std::string families_with(const std::string& key) {
+  std::vector<std::string> families;
+  const Names names = names_of(ModelFamily{});
+  for (size_t i = 0; i < names.size(); ++i) {
+    const std::vector<ModelKey> keys = model_keys(static_cast<ModelFamily>(i));
+    const bool has = std::any_of(keys.begin(), keys.end(),
+                                 [&](const ModelKey& known) { return known.name == key || known.alias == key; });
+    if (has) families.emplace_back(names[i]);
+  }
+  return join(families, ", ");
+}
+
 class Reader final : public FieldVisitor {
  public:
   Reader(const ConfigNode& node, std::string prefix) : node_(&node), prefix_(std::move(prefix)) {}
@@ -172,6 +185,13 @@ class Reader final : public FieldVisitor {
   [[noreturn]] void fail_unknown(const ConfigNode& child) const {
     const bool dotted = child.shown_key().find('.') != std::string::npos;
     std::string near = dotted ? "" : nearest_word(child.shown_key(), known_);
+    const std::string families = prefix_ == "model." ? families_with(child.shown_key()) : "";
+    if (const ConfigNode* family = node_->find("model_type"); family && !families.empty()) {
+      throw ConfigError({.what = "unknown key " + path_of(child),
+                         .expected = "a model_type that has it: " + families,
+                         .found = family->text,
+                         .where = child.where});
+    }
     if (near.empty()) {
       // The same (or nearly the same) name in another section, or a dotted name written flat.
       Config all;

@@ -70,6 +70,13 @@ CASES = [
     Case("llama_rope_linear", "llama",
          decoder(vocab_size=89, rope_parameters={"rope_type": "linear", "rope_theta": 500.0, "factor": 3.0}),
          batch=3, sequence=15, clip_active=True, old_config=True, seed=6),
+    # Turns in the original context 5.1, 2.4, 1.1, 0.5, 0.2, 0.1; the range from 4 to 1 turns lies between pairs 0.3 and 2.1:
+    # kept, blended twice and divided frequencies.
+    Case("qwen3_rope_yarn", "qwen3",
+         decoder(vocab_size=59, head_dim=12, num_attention_heads=2, num_key_value_heads=1,
+                 rope_parameters={"rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0, "beta_fast": 4.0,
+                                  "beta_slow": 1.0, "original_max_position_embeddings": 32, "truncate": False}),
+         batch=2, sequence=19, clip_active=True, old_config=True, seed=15),
     Case("llama_head_dim", "llama",
          decoder(vocab_size=67, hidden_size=30, num_attention_heads=6, num_key_value_heads=3, head_dim=10,
                  intermediate_size=41),
@@ -111,6 +118,15 @@ CASES = [
          deepseek(vocab_size=53, num_hidden_layers=3, q_lora_rank=7, num_experts_per_tok=2, n_group=2, topk_group=1,
                   routed_scaling_factor=2.5, num_mtp_layers=0),
          batch=4, sequence=7, clip_active=True, seed=311),
+    # Turns 3.8, 1.4, 0.5, 0.2 against 3 and 0.5, whole pairs 0 and 3: kept, blended twice, divided. Of mscale and
+    # mscale_all_dim follow the size of rotated queries and keys, and that of all scores.
+    Case("deepseek_v3_yarn", "deepseek_v3",
+         deepseek(vocab_size=51, q_lora_rank=7, num_experts_per_tok=2, n_routed_experts=6, n_group=1, topk_group=1,
+                  routed_scaling_factor=1.5, num_mtp_layers=0, qk_rope_head_dim=8,
+                  rope_parameters={"rope_type": "yarn", "rope_theta": 50.0, "factor": 5.0, "beta_fast": 3.0,
+                                   "beta_slow": 0.5, "mscale": 1.5, "mscale_all_dim": 0.7,
+                                   "original_max_position_embeddings": 24}),
+         batch=4, sequence=11, clip_active=False, seed=609),
     Case("deepseek_v3_documents", "deepseek_v3",
          deepseek(vocab_size=47, q_lora_rank=None, num_experts_per_tok=3, n_group=1, topk_group=1,
                   routed_scaling_factor=1.25, num_mtp_layers=0, tie_word_embeddings=True),

@@ -143,13 +143,15 @@ def make_weights(case, directory):
                 router.e_score_correction_bias.copy_(0.3 * torch.randn(router.e_score_correction_bias.shape))
     model.save_pretrained(directory, max_shard_size=case.max_shard_size)
     (directory / "generation_config.json").unlink(missing_ok=True)
+    path = directory / "config.json"
+    config = json.loads(path.read_text())
+    if model_class is PredictingDeepseekV3:  # a name of ours
+        config["architectures"] = ["DeepseekV3ForCausalLM"]
     if case.old_config:
-        path = directory / "config.json"
-        config = json.loads(path.read_text())
         rope = config.pop("rope_parameters")
         config["rope_theta"] = rope.pop("rope_theta")
         config["rope_scaling"] = {"type": rope.pop("rope_type"), **rope}
-        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def document_positions(generator, batch, sequence):

@@ -151,6 +151,26 @@ TEST(HuggingFaceImport, ReadsHalfAndNamesWithoutThePrefix) {
   for (size_t i = 0; i < table.size(); ++i) ASSERT_EQ(table[i], 1.0f + static_cast<float>(i % 512) / 1024.0f);
 }
 
+// `balance: bias` may begin with weights that know no selection bias; DeepSeek-V3's are not whole without it.
+TEST(HuggingFaceImport, SelectionBiasesThatAFileLacks) {
+  const TempDir dir;
+  for (const char* name : {"mixtral", "deepseek_v3"}) {
+    ModelConfig config = hugging_face_model(name).config;
+    config.experts.score_bias = false;
+    write_hugging_face(dir / name, config, StoredAs::f32, Values::numbers);
+    config.experts.score_bias = true;
+    const std::string out = dir / (std::string(name) + "-ckpt");
+    if (config.family == ModelFamily::deepseek_v3) {
+      EXPECT_CONTAINS(message_of<DataError>([&] { import_to(dir / name, config, out); }),
+                      "there is no tensor 'model.layers.1.mlp.gate.e_score_correction_bias'");
+    } else {
+      import_to(dir / name, config, out);
+      EXPECT_EQ(floats(CheckpointReader(out), "model.layers.1.block_sparse_moe.gate.e_score_correction_bias"),
+                std::vector<float>(4, 0.0f));
+    }
+  }
+}
+
 TEST(HuggingFaceImport, NamesWhatIsWrong) {
   const TempDir dir;
   const ModelConfig config = hugging_face_model("llama").config;

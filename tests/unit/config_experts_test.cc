@@ -1,18 +1,14 @@
 // Models with experts: each family's config.json, the moe section, and what doesn't go together.
 #include <gtest/gtest.h>
-#include <unistd.h>
 
-#include <filesystem>
-#include <fstream>
-#include <functional>
-
-#include "core/config/load.h"
-#include "core/error.h"
+#include "tests/unit/config_testing.h"
 
 namespace trireme {
 namespace {
 
-namespace fs = std::filesystem;
+using testing::message;
+using testing::replaced;
+using testing::with;
 
 // As transformers 5 saves them.
 const char* kMixtral = R"({
@@ -61,52 +57,14 @@ const char* kDeepSeek2 = R"({
   "topk_method": "group_limited_greedy", "v_head_dim": 5, "vocab_size": 97
 })";
 
-std::string with(const std::string& json, const std::string& more) {
-  return json.substr(0, json.rfind('}')) + ",\n" + more + "}";
-}
-
-std::string replaced(std::string json, const std::string& from, const std::string& to) {
-  const size_t at = json.find(from);
-  EXPECT_NE(at, std::string::npos) << from;
-  return json.replace(at, from.size(), to);
-}
-
-class ExpertsOfConfigs : public testing::Test {
+class ExpertsOfConfigs : public testing::ConfigJson {
  protected:
-  ExpertsOfConfigs() {
-    dir_ = fs::path(testing::TempDir()) / ("experts_" + std::to_string(::getpid()));
-    fs::create_directories(dir_);
-  }
-  ~ExpertsOfConfigs() override { fs::remove_all(dir_); }
-
-  std::string write(const std::string& text) {
-    std::ofstream(dir_ / "config.json") << text;
-    return dir_.string();
-  }
-  ModelConfig read(const std::string& text) { return load_hf_model(write(text)); }
-
-  Config run(const std::string& json, const std::vector<std::string>& sets = {}, const std::string& more = "") {
-    return parse_config("run: {dir: r, steps: 1}\nmodel: {config: " + write(json) +
-                            "}\ndata: {train: [{path: d}], sequence_length: 16}\nbatch: {global: 1, micro: 1}\n" + more,
-                        "r.yaml", sets);
-  }
-
-  std::string message(const std::function<void()>& run) {
-    try {
-      run();
-    } catch (const Error& error) {
-      EXPECT_EQ(error.code(), ExitCode::config);
-      return error.what();
-    }
-    ADD_FAILURE() << "nothing was thrown";
-    return "";
+  Config run(const std::string& json, const std::vector<std::string>& sets = {}) {
+    return ConfigJson::run(json, "", sets);
   }
   void expect_refused(const std::string& json, const std::vector<std::string>& sets, const std::string& part) {
-    const std::string text = message([&] { run(json, sets); });
-    EXPECT_NE(text.find(part), std::string::npos) << text;
+    EXPECT_CONTAINS(message([&] { run(json, sets); }), part);
   }
-
-  fs::path dir_;
 };
 
 TEST_F(ExpertsOfConfigs, Mixtral) {
@@ -173,6 +131,19 @@ TEST_F(ExpertsOfConfigs, DeepSeek) {
                                         .scaling = 16.0,
                                         .num_groups = 4,
                                         .groups_per_token = 2}));
+}
+
+// What DeepSeek's published files have of it.
+TEST_F(ExpertsOfConfigs, DeepSeekWithYarn) {
+  RopeConfig expected{.type = RopeType::yarn, .factor = 40.0, .original_max_position_embeddings = 4096};
+  const std::string published = R"("rope_theta": 10000, "rope_scaling": {"beta_fast": 32, "beta_slow": 1, "factor": 40,
+      "mscale": MSCALE, "mscale_all_dim": MSCALE, "original_max_position_embeddings": 4096, "type": "yarn"})";
+  const auto of = [&](std::string scale) { return replaced(replaced(published, "MSCALE", scale), "MSCALE", scale); };
+  expected.mscale = expected.mscale_all_dim = 1.0;
+  const std::string default_rope = R"("rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"})";
+  EXPECT_EQ(read(replaced(kDeepSeek3, default_rope, of("1.0"))).rope, expected);
+  expected.mscale = expected.mscale_all_dim = 0.707;
+  EXPECT_EQ(read(replaced(kDeepSeek2, R"("rope_theta": 10000)", of("0.707"))).rope, expected);
 }
 
 // What a config.json leaves out means what transformers takes for it.
@@ -251,7 +222,7 @@ TEST_F(ExpertsOfConfigs, RefusesByNameWhatIsNotBuilt) {
        R"("sliding_window": 9, "use_sliding_window": true)", "model.use_sliding_window asks for"},
       {kQwen3Moe, R"("attention_bias": false)", R"("attention_bias": true)", "model.attention_bias asks for"},
       {kDeepSeek3, R"("attention_bias": false)", R"("attention_bias": true)", "model.attention_bias asks for"},
-      {kDeepSeek3, R"("rope_type": "default")", R"("rope_type": "yarn", "factor": 4)",
+      {kDeepSeek3, R"("rope_type": "default")", R"("rope_type": "longrope", "factor": 4)",
        "model.rope_parameters.rope_type has an unknown value"},
       {kDeepSeek3, R"("rope_interleave": true)", R"("rope_interleave": false)", "model.rope_interleave asks for"},
       {kDeepSeek3, R"("sigmoid")", R"("softmax")", "model.scoring_func asks for another score of experts"},
@@ -265,6 +236,10 @@ TEST_F(ExpertsOfConfigs, RefusesByNameWhatIsNotBuilt) {
   expect_refused(with(kDeepSeek3, R"("quantization_config": {"fmt": "e4m3"})"), {},
                  "model.quantization_config asks for");
   expect_refused(kQwen3Moe, {"model.num_expert=3"}, "unknown key model.num_expert");
+  expect_refused(
+      kMixtral, {"model.shared_expert_intermediate_size=3"},
+      "unknown key model.shared_expert_intermediate_size (expected a model_type that has it: qwen2_moe, found "
+      "mixtral) at --set model.shared_expert_intermediate_size");
 }
 
 TEST_F(ExpertsOfConfigs, WhatDoesNotFit) {
@@ -294,14 +269,16 @@ TEST_F(ExpertsOfConfigs, WhatDoesNotFit) {
       {kDeepSeek3, {"model.num_key_value_heads=2"}, "latent attention has keys and values for every head"},
       {kDeepSeek3, {"model.qk_rope_head_dim=5"}, "model.qk_rope_head_dim must be even"},
       {kMixtral, {"moe.capacity_factor=0.5"}, "capacity below one"},
-      {kMixtral,
-       {"moe.router=switch"},
-       "model.num_experts_per_tok doesn't go with moe.router switch (expected 1, found 2)"},
+      {kMixtral, {"moe.capacity_factor=1e19"}, "moe.capacity_factor is out of range"},
+      {kMixtral, {"moe.router=switch"}, "config.json:4; try model.num_experts_per_tok: 1, or moe.router: topk"},
       {kMixtral,
        {"moe.router=base"},
        "model.num_experts_per_tok doesn't go with moe.router base (expected 1, found 2)"},
-      {kMixtral, {"moe.router=hash", "moe.balance=aux"}, "moe.balance doesn't go with moe.router hash (expected none"},
-      {kDeepSeek3, {"moe.router=expert_choice"}, "a model without a selection bias of its experts"},
+      {kMixtral,
+       {"moe.router=hash", "moe.balance=aux"},
+       "moe.balance doesn't go with moe.router hash (expected none, for the router is even by itself, found aux) at "
+       "--set moe.balance; try moe.balance: none, or moe.router: topk"},
+      {kDeepSeek3, {"moe.router=expert_choice"}, "a model without a selection bias of its experts, found deepseek_v3)"},
       {kMixtral,
        {"moe.router=expert_choice", "moe.balance=bias"},
        "moe.balance doesn't go with moe.router expert_choice"},

@@ -1,62 +1,21 @@
 // The model section: Hugging Face's config.json, alone and overridden.
 #include <gtest/gtest.h>
-#include <unistd.h>
 
-#include <filesystem>
-#include <fstream>
-#include <functional>
-
-#include "core/config/load.h"
-#include "core/error.h"
+#include "tests/unit/config_testing.h"
 
 namespace trireme {
 namespace {
 
-namespace fs = std::filesystem;
+using testing::message;
+using testing::replaced;
+using testing::with;
 
-class HfConfig : public testing::Test {
+class HfConfig : public testing::ConfigJson {
  protected:
-  HfConfig() {
-    dir_ = fs::path(testing::TempDir()) / ("hf_" + std::to_string(::getpid()));
-    fs::create_directories(dir_);
-  }
-  ~HfConfig() override { fs::remove_all(dir_); }
-
-  std::string write(const std::string& text) {
-    std::ofstream(dir_ / "config.json") << text;
-    return dir_.string();
-  }
-  ModelConfig read(const std::string& text) { return load_hf_model(write(text)); }
-
-  // A run whose model is that config.json with `keys` beside it.
-  Config run(const std::string& json, const std::string& keys = "", const std::vector<std::string>& sets = {}) {
-    return parse_config("run: {dir: r, steps: 1}\nmodel: {config: " + write(json) + (keys.empty() ? "" : ", " + keys) +
-                            "}\ndata: {train: [{path: d}], sequence_length: 16}\nbatch: {global: 1, micro: 1}\n",
-                        "r.yaml", sets);
-  }
-
-  std::string message(const std::function<void()>& run) {
-    try {
-      run();
-    } catch (const Error& error) {
-      EXPECT_EQ(error.code(), ExitCode::config);
-      return error.what();
-    }
-    ADD_FAILURE() << "nothing was thrown";
-    return "";
-  }
   void expect_refused(const std::string& json, const std::string& part) {
-    const std::string text = message([&] { read(json); });
-    EXPECT_NE(text.find(part), std::string::npos) << text;
+    EXPECT_CONTAINS(message([&] { read(json); }), part);
   }
-
-  fs::path dir_;
 };
-
-// `"key": value` lines in front of the closing brace.
-std::string with(const std::string& json, const std::string& more) {
-  return json.substr(0, json.rfind('}')) + ",\n" + more + "}";
-}
 
 // As transformers 5 saves them.
 const char* kLlama = R"({
@@ -162,9 +121,73 @@ TEST_F(HfConfig, KeysBesideTheFileOverrideIt) {
   EXPECT_EQ(run(gpt2, "attn_pdrop: 0").model.hidden_size, 32);
   const std::string text = message([&] { run(gpt2); });
   EXPECT_NE(text.find("model.attn_pdrop asks for dropout, which isn't built (expected 0, found '0.1') at " +
-                      dir_.string() + "/config.json:1; try model.attn_pdrop: 0"),
+                      dir_.path() + "/config.json:1; try model.attn_pdrop: 0"),
             std::string::npos)
       << text;
+}
+
+// Of what is left out transformers has a default.
+TEST_F(HfConfig, Yarn) {
+  RopeConfig expected{.type = RopeType::yarn, .theta = 1e6, .factor = 4.0, .original_max_position_embeddings = 64};
+  const auto scaled = [&](const std::string& scaling, const std::string& more = "") {
+    std::string text = replaced(kQwen2, "\"rope_scaling\": null", "\"rope_scaling\": {" + scaling + "}");
+    return read(more.empty() ? text : with(text, more)).rope;
+  };
+  EXPECT_EQ(scaled(R"("type": "yarn", "factor": 4.0)"), expected);
+  EXPECT_EQ(scaled(R"("rope_type": "yarn", "type": "yarn", "factor": 4.0)"), expected);
+  EXPECT_EQ(scaled(R"("type": "yarn", "factor": 4.0, "beta_fast": null, "mscale": null, "attention_factor": null)"),
+            expected);
+  expected.original_max_position_embeddings = 32;
+  const std::string context = R"("original_max_position_embeddings": 32)";
+  EXPECT_EQ(scaled(R"("type": "yarn", "factor": 4.0, )" + context), expected);
+  EXPECT_EQ(scaled(R"("type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16)", context), expected);
+  EXPECT_EQ(scaled(R"("type": "linear", "factor": 4.0)", context),
+            (RopeConfig{.type = RopeType::linear, .theta = 1e6, .factor = 4.0}));
+  expected.beta_fast = 20;
+  expected.beta_slow = 2;
+  expected.truncate = false;
+  expected.mscale = 0.707;
+  expected.mscale_all_dim = 0.5;
+  expected.attention_factor = 1.25;
+  const std::string all = R"("rope_type": "yarn", "factor": 4.0, "beta_fast": 20, "beta_slow": 2, "truncate": false,
+      "mscale": 0.707, "mscale_all_dim": 0.5, "attention_factor": 1.25, )";
+  EXPECT_EQ(scaled(all + context), expected);
+  EXPECT_EQ(read(replaced(kQwen2, "\"rope_scaling\": null",
+                          "\"rope_parameters\": {" + all + context + ", \"rope_theta\": 1e6}"))
+                .rope,
+            expected);
+  const std::string older =
+      replaced(kQwen2, "\"rope_scaling\": null", R"("rope_scaling": {"type": "yarn", "factor": 4})");
+  for (const std::string name : {"type", "rope_type"}) {
+    EXPECT_EQ(run(older, "", {"model.rope_scaling." + name + "=linear"}).model.rope,
+              (RopeConfig{.type = RopeType::linear, .theta = 1e6, .factor = 4.0}));
+  }
+  expect_refused(replaced(older, "\"factor\"", "\"rope_type\": \"linear\", \"factor\""),
+                 "model.rope_scaling.rope_type is given twice, also as type");
+  const std::string yaml =
+      "rope_scaling: {rope_type: yarn, factor: 4, original_max_position_embeddings: 32, beta_fast: 20, beta_slow: 2, "
+      "truncate: false, mscale: 0.707, mscale_all_dim: 0.5, attention_factor: 1.25}";
+  const Config config = run(kQwen2, yaml);
+  EXPECT_EQ(config.model.rope, expected);
+  EXPECT_EQ(parse_config(dump_config(config), "dump.yaml"), config);
+}
+
+TEST_F(HfConfig, YarnThatMakesNoSense) {
+  const auto refused = [&](const std::string& keys, const std::vector<std::string>& sets, const std::string& part) {
+    EXPECT_CONTAINS(message([&] { run(kQwen2, "rope_scaling: {rope_type: yarn, " + keys + "}", sets); }), part);
+  };
+  refused("beta_fast: 2", {}, "a required key is missing: model.rope_scaling.factor");
+  refused("factor: 0.5", {}, "model.rope_scaling.factor is out of range (expected a number, at least 1, found '0.5')");
+  refused("factor: 4, beta_fast: 2, beta_slow: 3", {},
+          "model.rope_scaling.beta_fast is below model.rope_scaling.beta_slow (expected at least 3, found 2) at "
+          "r.yaml:2; try beta_fast: 32, beta_slow: 1");
+  refused("factor: 4, beta_fast: 2", {"model.rope_scaling.beta_slow=3"}, "found 2) at r.yaml:2");
+  refused("factor: 4, beta_slow: 0", {}, "model.rope_scaling.beta_slow is out of range (expected a number above 0");
+  refused("factor: 4, mscale: -1", {}, "model.rope_scaling.mscale is out of range (expected a number, at least 0");
+  refused("factor: 4, attention_factor: 0", {}, "model.rope_scaling.attention_factor is out of range");
+  refused("factor: 4, truncate: 1", {}, "model.rope_scaling.truncate has the wrong type");
+  refused("factor: 4, low_freq_factor: 1", {}, "unknown key model.rope_scaling.low_freq_factor");
+  refused("factor: 4", {"model.rope_theta=1"}, "model.rope_theta must be above 1 (expected a number above 1, found 1)");
 }
 
 TEST_F(HfConfig, RefusesByNameWhatIsNotBuilt) {
@@ -183,7 +206,7 @@ TEST_F(HfConfig, RefusesByNameWhatIsNotBuilt) {
   text.replace(text.find("silu"), 4, "relu");
   expect_refused(text, "model.hidden_act has an unknown value");
   text = kLlama;
-  text.replace(text.find("\"llama3\""), 8, "\"yarn\"");
+  text.replace(text.find("\"llama3\""), 8, "\"dynamic\"");
   expect_refused(text, "model.rope_parameters.rope_type has an unknown value");
   text = kLlama;
   text.replace(text.find("\"llama\""), 7, "\"gpt_oss\"");
@@ -235,7 +258,7 @@ TEST_F(HfConfig, OurOwnYamlIsStrict) {
 }
 
 TEST_F(HfConfig, BrokenFiles) {
-  EXPECT_NE(message([&] { read("{\n\"a\": 1,\n}"); }).find("not valid JSON at " + dir_.string() + "/config.json:3"),
+  EXPECT_NE(message([&] { read("{\n\"a\": 1,\n}"); }).find("not valid JSON at " + dir_.path() + "/config.json:3"),
             std::string::npos);
   expect_refused("[1]", "not a JSON object");
   expect_refused("{}", "has no model_type");

@@ -2,6 +2,7 @@
 #include "core/config/hf_config_writer.h"
 
 #include <filesystem>
+#include <functional>
 #include <nlohmann/json.hpp>
 
 #include "core/config/load.h"
@@ -59,8 +60,9 @@ TEST(HfConfigWriter, AgreesWithTheFilesOfTransformers) {
         continue;
       }
       if (key == "rope_scaling" && old_rotary) {  // {"type": …, "factor": …}; the newer name is rope_type
-        EXPECT_EQ(ours[key]["rope_type"], value["type"]);
-        EXPECT_EQ(ours[key]["factor"], value["factor"]);
+        for (const auto& [inner, number] : value.items()) {
+          EXPECT_EQ(ours[key].value(inner == "type" ? "rope_type" : inner, json("missing")), number) << file << inner;
+        }
         continue;
       }
       EXPECT_EQ(ours.value(key, json("missing")), value) << file << " " << key;
@@ -94,6 +96,33 @@ TEST(HfConfigWriter, BothFormsOfRotarySettingsSayTheSame) {
   const json plain = json::parse(hf_config_json(testing::hugging_face_model("qwen3").config, {}));
   EXPECT_TRUE(plain["rope_scaling"].is_null());
   EXPECT_EQ(plain["rope_parameters"], json::parse(R"({"rope_type": "default", "rope_theta": 500000.0})"));
+}
+
+TEST(HfConfigWriter, SaysWhatNoFileCanSay) {
+  const auto of = [](const std::string& model, const std::function<void(MoeConfig&, ExpertsConfig&)>& change) {
+    Config config;
+    config.model = testing::hugging_face_model(model).config;
+    change(config.moe, config.model.experts);
+    return keys_without_hf_form(config);
+  };
+  const auto nothing = [](MoeConfig&, ExpertsConfig&) {};
+  for (const char* model : {"llama", "mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v2", "deepseek_v3"}) {
+    EXPECT_EQ(of(model, nothing), std::vector<std::string>{}) << model;
+  }
+  const auto everything = [](MoeConfig& moe, ExpertsConfig& experts) {
+    moe.router = MoeRouter::hash;
+    experts.score_bias = experts.gating_residual = true;
+    experts.num_zero = experts.num_copy = experts.num_constant = 1;
+  };
+  EXPECT_EQ(of("qwen3_moe", everything),
+            (std::vector<std::string>{"moe.router: hash", "moe.balance: bias", "moe.zero_experts", "moe.copy_experts",
+                                      "moe.constant_experts", "moe.gating_residual"}));
+  const auto one = [](MoeConfig& moe, ExpertsConfig& experts) {
+    moe.router = MoeRouter::switch_top1;
+    experts.top_k = 1;
+  };
+  EXPECT_EQ(of("mixtral", one), std::vector<std::string>{"moe.router: switch"});  // Mixtral's weight of one expert is 1
+  EXPECT_EQ(of("qwen2_moe", one), std::vector<std::string>{});
 }
 
 TEST(HfConfigWriter, WordsOfTheFilesAreWritten) {

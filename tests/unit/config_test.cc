@@ -9,10 +9,12 @@
 
 #include "core/config/load.h"
 #include "core/config/units.h"
-#include "core/error.h"
+#include "tests/unit/config_testing.h"
 
 namespace trireme {
 namespace {
+
+using testing::message;
 
 const char* kMinimal = R"(run: {dir: runs/x, steps: 400}
 model:
@@ -29,18 +31,6 @@ batch: {global: 32, micro: 8}
 
 Config parse(const std::string& more = "", const std::vector<std::string>& sets = {}) {
   return parse_config(kMinimal + more, "a.yaml", sets);
-}
-
-// The message of the ConfigError that `run` throws; fails the test when it throws nothing or another code.
-std::string message(const std::function<void()>& run) {
-  try {
-    run();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ExitCode::config);
-    return error.what();
-  }
-  ADD_FAILURE() << "nothing was thrown";
-  return "";
 }
 
 std::string set_message(const std::string& set) {
@@ -307,11 +297,11 @@ TEST(Units, ParseAndPrint) {
 
 TEST(ConfigReference, NamesEveryKey) {
   const std::string text = config_reference();
-  for (const char* key :
-       {"`run.dir`", "`model.hidden_size`", "`model.rope_scaling.low_freq_factor`", "`data.train.N.path`",
-        "`batch.ramp.samples`", "`optimizer.schedule.decay_steps`", "`checkpoint.host_buffer`", "`profile.trace`",
-        "`4GiB`", "| required |", "auto, integer ≥ 1", "`moe.gating_residual`", "`model.num_local_experts`",
-        "(qwen2_moe, qwen3_moe)", "`model.num_nextn_predict_layers`"}) {
+  for (const char* key : {"`run.dir`", "`model.hidden_size`", "`model.rope_scaling.low_freq_factor`",
+                          "`model.rope_scaling.mscale_all_dim`", "`data.train.N.path`", "`batch.ramp.samples`",
+                          "`optimizer.schedule.decay_steps`", "`checkpoint.host_buffer`", "`profile.trace`", "`4GiB`",
+                          "| required |", "auto, integer ≥ 1", "`moe.gating_residual`", "`model.num_local_experts`",
+                          "(qwen2_moe, qwen3_moe)", "`model.num_nextn_predict_layers`"}) {
     EXPECT_NE(text.find(key), std::string::npos) << key << "\n" << text;
   }
 }

@@ -133,6 +133,16 @@ std::vector<HuggingFaceModel> hugging_face_models() {
   llama3.rope = {RopeType::llama3, 1e4, 8.0, 1.0, 4.0, 32};
   ModelConfig linear = decoder(ModelFamily::llama, true);
   linear.rope = {.type = RopeType::linear, .theta = 1e4, .factor = 2.5};
+  ModelConfig yarn = decoder(ModelFamily::qwen3, true);
+  yarn.rope = {.type = RopeType::yarn, .factor = 2.5, .original_max_position_embeddings = 32};
+  yarn.rope.truncate = false;
+  yarn.rope.attention_factor = 1.0;
+  ModelConfig deepseek = with_experts(ModelFamily::deepseek_v3);
+  deepseek.rope = {.type = RopeType::yarn, .theta = 1e4, .factor = 40.0, .original_max_position_embeddings = 16};
+  deepseek.rope.beta_fast = 30.0;
+  deepseek.rope.beta_slow = 2.0;
+  deepseek.rope.mscale = 1.5;
+  deepseek.rope.mscale_all_dim = 0.5;
   return {{"gpt2", gpt2(true)},
           {"gpt2_untied", gpt2(false)},
           {"llama", decoder(ModelFamily::llama, false)},
@@ -141,12 +151,12 @@ std::vector<HuggingFaceModel> hugging_face_models() {
           {"qwen2", decoder(ModelFamily::qwen2, false)},
           {"qwen2_tied", decoder(ModelFamily::qwen2, true)},
           {"qwen3", decoder(ModelFamily::qwen3, false)},
-          {"qwen3_tied", decoder(ModelFamily::qwen3, true)},
+          {"qwen3_tied", yarn},
           {"mixtral", with_experts(ModelFamily::mixtral)},
           {"qwen2_moe", with_experts(ModelFamily::qwen2_moe)},
           {"qwen3_moe", with_experts(ModelFamily::qwen3_moe)},
           {"deepseek_v2", with_experts(ModelFamily::deepseek_v2)},
-          {"deepseek_v3", with_experts(ModelFamily::deepseek_v3)}};
+          {"deepseek_v3", deepseek}};
 }
 
 HuggingFaceModel hugging_face_model(const std::string& name) {

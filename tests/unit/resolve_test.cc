@@ -313,6 +313,8 @@ TEST(Resolve, ExpertDegrees) {
       "the degrees of experts don't divide the ranks of a pipeline stage (expected a divisor of data 8 × tensor 1 "
       "× context 1 = 8, found expert 4 × expert_tensor 4 = 16) at parallel.expert; try parallel.expert: 2, or "
       "parallel.expert_tensor: 2");
+  EXPECT_NE(message({.expert_tensor = 3}, 8, 64).find(" at parallel.expert_tensor; try parallel.expert_tensor: 2 or 4"),
+            std::string::npos);
   EXPECT_NE(message({.expert = 16, .expert_tensor = 3}, 8, 64)
                 .find("; try parallel.expert_tensor: 1 with parallel.expert: 8"),
             std::string::npos);
