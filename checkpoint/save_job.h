@@ -3,8 +3,9 @@
 //   device ──(copier thread, stream of its own)──▶ chunks of the file in host memory ──(writer thread)──▶ file
 //
 // The copier leaves the padding out, so that a slot holds 4 MiB of the file as they will stand there; the writer writes
-// them. The hash is taken on the way: by the copier where it copies itself (a CPU), else by the writer. Slots are given back when written, so that the memory is bounded: with few slots the copies wait for the
-// disk, and the next update waits for the copies.
+// them. The hash is taken on the way: by the copier where it copies itself (a CPU), else by the writer. Slots are given back
+// when written, so that the memory is bounded: with few slots the copies wait for the disk, and the next update waits for the
+// copies.
 // Thread safety: the methods are called by the rank's thread.
 #pragma once
 

@@ -69,11 +69,24 @@ class TrafficMeter {
   int64_t first_ = 0;
 };
 
-// Modules of multi-token prediction among them.
-int64_t num_expert_layers(const ModelConfig& model) {
+// Those of layers [begin, end) that have experts; behind the layers come the modules of multi-token prediction.
+int64_t num_expert_layers(const ModelConfig& model, int64_t begin, int64_t end) {
   int64_t n = 0;
-  for (int64_t layer = 0; layer < model.num_layers + model.num_predictors; ++layer) n += model.has_experts(layer);
+  for (int64_t layer = begin; layer < end; ++layer) n += model.has_experts(layer);
   return n;
+}
+int64_t num_expert_layers(const ModelConfig& model) {
+  return num_expert_layers(model, 0, model.num_layers + model.num_predictors);
+}
+
+int64_t num_expert_layers(const Transformer& model) {
+  const ModelConfig& config = model.config();
+  int64_t n = 0;
+  for (const ModelChunk& chunk : model.chunks()) {
+    n += num_expert_layers(config, chunk.first_layer, chunk.first_layer + chunk.num_layers);
+  }
+  if (model.head() == nullptr) return n;
+  return n + num_expert_layers(config, config.num_layers, config.num_layers + config.num_predictors);
 }
 
 // What the ranks put together.
@@ -120,11 +133,7 @@ void run_rank_of_layout(RankContext& rank, const Config& config, const LayoutInp
   record.memory = rank.allocator().stats();
   record.num_parameters = std::ssize(model.parameters());
   record.num_buckets = std::ssize(model.buckets());
-  for (const ModelChunk& chunk : model.chunks()) {
-    for (int64_t i = 0; i < chunk.num_layers; ++i) {
-      record.num_expert_layers += config.model.has_experts(chunk.first_layer + i);
-    }
-  }
+  record.num_expert_layers = num_expert_layers(model);
   for (const Bucket* bucket : model.buckets()) {
     record.gradient_elements += bucket->numel();
     if (bucket->values_of() == nullptr) record.value_elements += bucket->numel();
@@ -245,26 +254,22 @@ Config one_rank(const Config& config) {
 
 bool LayoutComparison::within(double tolerance) const {
   return loss <= tolerance && grad_norm <= tolerance && worst_gradient() <= tolerance && worst_weight() <= tolerance &&
-         unmoved.empty() && findings.empty();
+         unmoved.empty() && findings.empty() && initial.empty() && !choices.found && experts.empty();
 }
 
 // What the routers decided, before what came of it.
 static void compare_experts(const LayoutResult& result, const LayoutResult& reference, LayoutComparison& c) {
-  const RoutingTable::Difference difference = result.routing.compare(reference.routing);
-  if (difference.found) {
-    c.near_tie = difference.near_tie;
-    c.findings.push_back(difference.text);
-    return;
-  }
+  c.choices = result.routing.compare(reference.routing);
+  if (c.choices.found) return;
   for (size_t s = 0; s < result.experts.size(); ++s) {
     const MoeNumbers& got = result.experts[s];
     const MoeNumbers& want = reference.experts[s];
     const std::string where = " in step " + std::to_string(s + 1) + " differs from that of one rank";
-    if (got.load != want.load) c.findings.push_back("the load of experts" + where);
-    if (got.dropped != want.dropped) c.findings.push_back("the number of dropped slots" + where);
+    if (got.load != want.load) c.experts.push_back("the load of experts" + where);
+    if (got.dropped != want.dropped) c.experts.push_back("the number of dropped slots" + where);
     const auto check = [&](const char* name, double a, double b) {
       if (relative(a, b) > 1e-5) {
-        c.findings.push_back(name + where + ": " + std::to_string(a) + ", not " + std::to_string(b));
+        c.experts.push_back(name + where + ": " + std::to_string(a) + ", not " + std::to_string(b));
       }
     };
     check("the balance loss", got.balance_loss, want.balance_loss);
@@ -287,7 +292,7 @@ LayoutComparison compare(const LayoutResult& result, const LayoutResult& referen
   c.unmoved = unmoved(reference.initial, result.weights, reference.gradients, optimizer.lr, optimizer.eps / factor);
   c.findings = result.findings;
   for (const TensorError& e : compare_tensors(result.initial, reference.initial)) {
-    if (e.error != 0) c.findings.push_back("the initial values of " + e.name + " differ from those of one rank");
+    if (e.error != 0) c.initial.push_back("the initial values of " + e.name + " differ from those of one rank");
   }
   compare_experts(result, reference, c);
   return c;

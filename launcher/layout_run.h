@@ -44,7 +44,7 @@ struct RankRecord {
   MemoryStats memory;                         // of the device, after the last step
   int64_t num_parameters = 0;
   int64_t num_buckets = 0;
-  int64_t num_expert_layers = 0;  // of this rank's
+  int64_t num_expert_layers = 0;  // of this rank's, modules of multi-token prediction among them
   int64_t value_elements = 0;     // of this rank's buckets, with padding
   int64_t gradient_elements = 0;  // likewise; a tied table has them twice where one rank uses it twice
 };
@@ -61,8 +61,8 @@ struct LayoutResult {
   std::vector<std::string> findings;  // replicas that differ, elements that no rank holds
 };
 
-// Trains on num_ranks(config.parallel) ranks. Initial values come from the seed, none of them constant. The learning rate is that of the optimizer
-// section, constant. REQUIRES: the configuration names every degree (shrink), the input is of its batch and sequence.
+// Trains on num_ranks(config.parallel) ranks. Initial values come from the seed, none of them constant. The learning rate is
+// that of the optimizer section, constant. REQUIRES: the configuration names every degree (shrink), the input is of its batch and sequence.
 LayoutResult run_layout(const Config& config, const LayoutInput& input, const ThreadWorldOptions& world = {});
 
 // The same model and batch on one rank, without ZeRO and recomputation: what layouts are compared with.
@@ -76,8 +76,9 @@ struct LayoutComparison {
   std::vector<TensorError> weights;    // worst first
   std::vector<std::string> unmoved;    // parameters with a gradient that did not move
   std::vector<std::string> findings;   // of the run
-  // Tokens chose other experts, and rounding may have made them: the numbers say nothing then.
-  bool near_tie = false;
+  std::vector<std::string> initial;    // parameters that begin with other values
+  RoutingTable::Difference choices;    // of experts
+  std::vector<std::string> experts;    // loads and losses of layers with experts that differ though choices don't
 
   double worst_gradient() const { return gradients.empty() ? 0 : gradients.front().error; }
   double worst_weight() const { return weights.empty() ? 0 : weights.front().error; }

@@ -8,7 +8,7 @@
 
 namespace trireme {
 
-MoeStep::MoeStep(Stream&, Transformer& model, const MoeConfig& config, Communicator& world)
+MoeStep::MoeStep(Transformer& model, const MoeConfig& config, Communicator& world)
     : model_(model), config_(config), world_(world) {}
 
 void MoeStep::begin(Stream& stream) { model_.moe_stats().clear(stream); }

@@ -22,7 +22,7 @@ struct MoeNumbers {
 class MoeStep {
  public:
   // `model` and `world` outlive the object. Of a dense model every call does nothing.
-  MoeStep(Stream& stream, Transformer& model, const MoeConfig& config, Communicator& world);
+  MoeStep(Transformer& model, const MoeConfig& config, Communicator& world);
 
   // Before the first microbatch of a step.
   void begin(Stream& stream);

@@ -49,18 +49,46 @@ std::vector<double> parse_times(const std::string& text) {
   return times;
 }
 
-// By layers: an average chunk takes `times`. A chunk without layers has the embedding or the loss head alone, which
-// are not priced here.
-ActionCosts costs_of(const std::vector<int64_t>& layers, const std::vector<double>& times) {
-  const double average = static_cast<double>(std::accumulate(layers.begin(), layers.end(), int64_t{0})) /
-                         static_cast<double>(layers.size());
-  ActionCosts costs;
+// Model FLOPs of a token in each chunk, an average chunk's layers being 1. Embeddings cost nothing.
+struct ChunkWork {
+  std::vector<double> layers;
+  double head = 0;  // of the last chunk, modules of multi-token prediction in it
+
+  // As printed: all that a chunk has.
+  std::vector<double> whole() const {
+    std::vector<double> all = layers;
+    all.back() += head;
+    return all;
+  }
+};
+
+ChunkWork work_of(const Config& config, const std::vector<int64_t>& layers) {
+  const int64_t sequence = config.data.sequence_length;
+  ChunkWork work;
+  int64_t layer = 0;
   for (const int64_t n : layers) {
-    const double share = static_cast<double>(n) / average;
+    double& flops = work.layers.emplace_back(0.0);
+    for (const int64_t end = layer + n; layer < end; ++layer) {
+      flops += layer_flops_per_token(config.model, layer, sequence);
+    }
+  }
+  work.head = head_flops_per_token(config.model, sequence);
+  const double average =
+      std::accumulate(work.layers.begin(), work.layers.end(), 0.0) / static_cast<double>(layers.size());
+  for (double& flops : work.layers) flops /= average;
+  work.head /= average;
+  return work;
+}
+
+// An average chunk takes `times`. The loss head does all of its work in forward (models/loss_head.h).
+ActionCosts costs_of(const ChunkWork& work, const std::vector<double>& times) {
+  ActionCosts costs;
+  for (const double share : work.layers) {
     costs.forward.push_back(share * times[0]);
     costs.backward_input.push_back(share * times[1]);
     costs.backward_weight.push_back(share * times[2]);
   }
+  costs.forward.back() += work.head * (times[0] + times[1] + times[2]);
   return costs;
 }
 
@@ -71,10 +99,21 @@ std::string list_text(const Numbers& numbers) {
   return text;
 }
 
+std::string shares_text(const std::vector<double>& shares) {
+  std::string text;
+  for (const double share : shares) {
+    char number[32];
+    std::snprintf(number, sizeof number, "%.2f", share);
+    text += (text.empty() ? "" : ", ") + std::string(number);
+  }
+  return text;
+}
+
 struct SchedulePlan {
   std::string layout;
   std::vector<StageMemory> memory;  // of each pipeline rank
   std::vector<int64_t> layers;      // of each chunk
+  std::vector<double> work;         // likewise, FLOPs in those of an average chunk's layers
   std::string times;
   std::vector<int> peak_stashes;  // of each rank
   Timeline timeline;
@@ -87,13 +126,15 @@ SchedulePlan make_plan(const Config& config, const PlanArgs& args) {
   const CheckReport report = check(schedule);
   TRIREME_CHECK(report.ok(), report.violation);
   const std::vector<int64_t> layers = resolve_stages(config);
+  const ChunkWork work = work_of(config, layers);
   const Device device{config.run.device == DeviceChoice::cpu ? DeviceType::cpu : DeviceType::cuda, 0};
   return {mesh.str(),
           plan_memory(config, mesh, device),
           layers,
+          work.whole(),
           args.times,
           report.peak_stashes,
-          simulate(schedule, costs_of(layers, parse_times(args.times)))};
+          simulate(schedule, costs_of(work, parse_times(args.times)))};
 }
 
 void print_text(const SchedulePlan& plan) {
@@ -108,6 +149,7 @@ void print_text(const SchedulePlan& plan) {
                     ", activations ~" + human_bytes(most.activations));
   row("schedule", shape_of(plan.timeline.schedule));
   row("layers", list_text(plan.layers) + " (of each chunk)");
+  row("work", shares_text(plan.work) + " (of each chunk, the head's in the last; an average chunk's layers are 1)");
   row("bubble", bubble);
   row("stashes", list_text(plan.peak_stashes) + " (of each pipeline rank, one for a microbatch in a chunk, at most)");
 }
@@ -130,6 +172,7 @@ void print_json(const SchedulePlan& plan) {
                                       {"virtual_stages", schedule.num_chunks / schedule.num_ranks},
                                       {"microbatches", schedule.num_microbatches},
                                       {"layers_of_chunk", plan.layers},
+                                      {"work_of_chunk", plan.work},
                                       {"rank_of_chunk", schedule.rank_of_chunk},
                                       {"times", plan.times},
                                       {"bubble", plan.timeline.max_bubble()},

@@ -120,11 +120,13 @@ Config probe_config(const ProbeOptions& options, const std::vector<std::string>&
   Config config = parse_config(text, "probe", sets);
   // The loss is that of the labels alone, of every token.
   const auto is_given = [&](const std::string& key) {
-    return std::any_of(sets.begin(), sets.end(), [&](const std::string& set) { return set.starts_with(key + "="); });
+    return std::any_of(sets.begin(), sets.end(), [&](const std::string& set) {
+      return set.starts_with("moe." + key + "=") || (set.starts_with("moe=") && set.find(key) != std::string::npos);
+    });
   };
-  if (!is_given("moe.balance")) config.moe.balance = MoeBalance::none;
-  if (!is_given("moe.z_loss_coef")) config.moe.z_loss_coef = 0;
-  if (!is_given("moe.capacity_factor")) config.moe.capacity_factor.reset();
+  if (!is_given("balance")) config.moe.balance = MoeBalance::none;
+  if (!is_given("z_loss_coef")) config.moe.z_loss_coef = 0;
+  if (!is_given("capacity_factor")) config.moe.capacity_factor.reset();
   return config;
 }
 

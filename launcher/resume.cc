@@ -63,7 +63,8 @@ std::string load_newest(RankContext& rank, const Config& config, int64_t later_t
   std::vector<std::string> found;  // on rank 0
   std::vector<std::string> skipped;
   if (rank.is_main()) found = list_checkpoints(config.run.dir, &skipped);
-  std::erase_if(found, [&](const std::string& path) { return read_manifest(path).step <= later_than; });
+  if (later_than >= 0)
+    std::erase_if(found, [&](const std::string& path) { return read_manifest(path).step <= later_than; });
   for (const std::string& problem : skipped) logger.warn("a checkpoint is passed over: " + problem);
   // One without a manifest may be of any step.
   std::string last_problem = skipped.empty() || later_than >= 0 ? "" : skipped.back();

@@ -2,10 +2,17 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 
 #include "core/ops/elementwise.h"
 
 namespace trireme {
+
+static std::string scientific(double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.1e", value);
+  return text;
+}
 
 RoutingTable::RoutingTable(const Config& config, int64_t steps, int64_t layers)
     : layers_(layers),
@@ -29,13 +36,13 @@ RoutingTable::Difference RoutingTable::compare(const RoutingTable& reference) co
       gap = std::max(gap, reference.choices_[i].gap);
     }
     if (count == 0) continue;
-    const size_t layer = first / static_cast<size_t>(tokens_);
+    const int64_t layer = static_cast<int64_t>(first) / tokens_;
     difference.found = true;
+    difference.step = layer / layers_;
     difference.near_tie = gap < kNearTie;
-    difference.text = std::to_string(count) + " tokens chose other experts than on one rank in step " +
-                      std::to_string(layer / static_cast<size_t>(layers_) + 1) + ", layer " +
-                      std::to_string(layer % static_cast<size_t>(layers_)) +
-                      " of those with experts; their scores differ by up to " + std::to_string(gap);
+    difference.text = std::to_string(count) + " tokens chose other experts than on one rank, first in step " +
+                      std::to_string(difference.step + 1) + ", layer " + std::to_string(layer % layers_) +
+                      " of those with experts; their scores differ by up to " + scientific(gap);
     return difference;
   }
   return difference;

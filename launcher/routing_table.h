@@ -24,7 +24,8 @@ class RoutingTable {
 
   struct Difference {
     bool found = false;
-    bool near_tie = false;  // each differing token of the first differing layer has two scores within kNearTie
+    int64_t step = 0;       // from 0, the first in which some token chose other experts
+    bool near_tie = false;  // each token that did so in the first such layer has two scores within kNearTie
     std::string text = {};
   };
   // `reference` is of the same batches.

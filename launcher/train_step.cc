@@ -62,7 +62,7 @@ TrainStep::TrainStep(Stream& stream, const Groups& groups, Transformer& model, c
       data_parallel_(model.units(), model.buckets(), groups, data_parallel_options(config.parallel)),
       work_(model, recompute_modes(config, model), data_parallel_),
       optimizer_(stream, config.optimizer, static_cast<uint64_t>(config.run.seed), model.buckets()),
-      moe_step_(stream, model, config.moe, groups.world()) {
+      moe_step_(model, config.moe, groups.world()) {
   sums_ = Tensor::empty(stream, {kNumSums}, DType::f64, MemoryTag::workspace);
   loss_sum_ = sums_.slice(kLossSum, kLossSum + 1);
   work_.set_prediction_loss_sum(sums_.slice(kPredictionLossSum, kPredictionLossSum + 1));

@@ -3,7 +3,8 @@
 //   h = x + attention(norm1(x))
 //   y = h + feed_forward(norm2(h))
 //
-// The norms are RMS norms, GPT-2's layer norms. What the halves are, the configuration says: attention.h, latent_attention.h, mlp.h, moe/moe_mlp.h.
+// The norms are RMS norms, GPT-2's layer norms. What the halves are, the configuration says: attention.h or
+// latent_attention.h, mlp.h or moe/moe_mlp.h.
 #pragma once
 
 #include <memory>

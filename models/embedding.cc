@@ -14,15 +14,15 @@ std::vector<Weight*> EmbeddingUnit::weights() {
   return list;
 }
 
-ops::VocabularyPart EmbeddingUnit::part() const {
-  const LocalPart& rows = table_->parts.front().part;
+ops::VocabularyPart vocabulary_part(const Weight& table) {
+  const LocalPart& rows = table.parts.front().part;
   return {rows.begin, rows.size};
 }
 
 Tensor EmbeddingUnit::forward(Stream& stream, const Microbatch& microbatch, const Tensor&, Stash&) {
   Tensor y = Tensor::empty(stream, {microbatch.num_tokens(), table_->value.dim(1)}, table_->value.dtype());
   const bool adds_positions = positions_ != nullptr && tensor_.is_first();
-  ops::embedding_forward(stream, microbatch.tokens, table_->value, part(), microbatch.positions,
+  ops::embedding_forward(stream, microbatch.tokens, table_->value, vocabulary_part(*table_), microbatch.positions,
                          adds_positions ? positions_->value : Tensor{}, y);
   return tensor_.reduce(stream, y);
 }
@@ -34,7 +34,8 @@ Tensor EmbeddingUnit::backward_input(Stream&, const Microbatch&, const Tensor& d
 
 void EmbeddingUnit::backward_weight(Stream& stream, const Microbatch& microbatch, Stash& stash) {
   const Tensor dy = tensor_.gather(stream, stash.take(kGradOutput), microbatch.num_tokens());
-  ops::embedding_backward(stream, microbatch.tokens, part(), dy, table_->gradient, table_->accumulate_gradient());
+  ops::embedding_backward(stream, microbatch.tokens, vocabulary_part(*table_), dy, table_->gradient,
+                          table_->accumulate_gradient());
   if (positions_ != nullptr) {
     ops::embedding_backward(stream, microbatch.positions, {0, positions_->shape()[0]}, dy, positions_->gradient,
                             positions_->accumulate_gradient());

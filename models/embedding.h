@@ -8,6 +8,9 @@
 
 namespace trireme {
 
+// Which tokens this rank's rows of such a table [V, C] are for.
+ops::VocabularyPart vocabulary_part(const Weight& table);
+
 class EmbeddingUnit final : public Unit {
  public:
   // `table` [V, C], or this rank's rows of it, may be shared with the loss head (tied); `positions` [P, C] may be nullptr.
@@ -23,8 +26,6 @@ class EmbeddingUnit final : public Unit {
   bool reads_values_in_backward() const override { return false; }
 
  private:
-  ops::VocabularyPart part() const;
-
   std::string name_ = "embedding";
   Weight* table_;
   Weight* positions_;

@@ -83,6 +83,13 @@ void NormLayer::backward_weight(Stream& stream, const Tensor& gradients) {
   if (bias) add_gradient(stream, gradients.flat_slice(width, {width}), bias);
 }
 
+Tensor in_dtype(Stream& stream, const Tensor& x, DType dtype) {
+  if (x.dtype() == dtype) return x;
+  Tensor y = Tensor::empty(stream, x.shape(), dtype);
+  ops::cast(stream, x, y);
+  return y;
+}
+
 void add_gradient(Stream& stream, const Tensor& gradient, Weight& weight) {
   ops::accumulate(stream, gradient, weight.gradient, weight.accumulate_gradient());
 }

@@ -51,6 +51,9 @@ struct NormLayer {
   void backward_weight(Stream& stream, const Tensor& gradients);
 };
 
+// x in `dtype`; x itself where it has that.
+Tensor in_dtype(Stream& stream, const Tensor& x, DType dtype);
+
 // Adds (or writes first) a gradient that was made in backward_input.
 void add_gradient(Stream& stream, const Tensor& gradient, Weight& weight);
 

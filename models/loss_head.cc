@@ -5,6 +5,7 @@
 #include "core/ops/cross_entropy.h"
 #include "core/ops/elementwise.h"
 #include "core/ops/linear.h"
+#include "models/embedding.h"
 
 namespace trireme {
 
@@ -44,10 +45,7 @@ void LossHead::set_predictors(std::vector<std::unique_ptr<Predictor>> predictors
   prediction_coef_ = coef;
 }
 
-ops::VocabularyPart LossHead::part() const {
-  const LocalPart& rows = table_->parts.front().part;
-  return {rows.begin, rows.size};
-}
+ops::VocabularyPart LossHead::part() const { return vocabulary_part(*table_); }
 
 // [n, rows of the table here], the padding among them.
 Tensor LossHead::chunk_logits(Stream& stream, const Tensor& x, DType dtype) const {

@@ -93,13 +93,23 @@ int64_t count_active_parameters(const ModelConfig& c) {
   return count_parameters(c) - body.matrices + body.active_matrices;
 }
 
-double model_flops_per_token(const ModelConfig& c, int64_t sequence) {
-  const int64_t head = (1 + c.num_predictors) * c.vocab_size * c.hidden_size;
-  const auto matrices = static_cast<double>(body_elements(c).active_matrices + head);
+double layer_flops_per_token(const ModelConfig& c, int64_t layer, int64_t sequence) {
   const int64_t v_dim = c.latent.kv_rank > 0 ? c.latent.v_dim : c.head_dim;
-  const auto attention =
-      static_cast<double>((c.num_layers + c.num_predictors) * c.num_heads * (c.head_dim + v_dim) * sequence);
-  return 6.0 * matrices + 3.0 * attention;
+  const auto attention = static_cast<double>(c.num_heads * (c.head_dim + v_dim) * sequence);
+  return 6.0 * static_cast<double>(layer_elements(c, layer).active_matrices) + 3.0 * attention;
+}
+
+double head_flops_per_token(const ModelConfig& c, int64_t sequence) {
+  const int64_t joins = c.num_predictors * 2 * c.hidden_size * c.hidden_size;
+  double flops = 6.0 * static_cast<double>((1 + c.num_predictors) * c.vocab_size * c.hidden_size + joins);
+  for (int64_t k = 0; k < c.num_predictors; ++k) flops += layer_flops_per_token(c, c.num_layers + k, sequence);
+  return flops;
+}
+
+double model_flops_per_token(const ModelConfig& c, int64_t sequence) {
+  double flops = head_flops_per_token(c, sequence);
+  for (int64_t layer = 0; layer < c.num_layers; ++layer) flops += layer_flops_per_token(c, layer, sequence);
+  return flops;
 }
 
 }  // namespace trireme

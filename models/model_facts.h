@@ -29,5 +29,9 @@ int64_t count_active_parameters(const ModelConfig& config);
 //   Attention: 3·L·H·(D + D_v)·T, D of a query and D_v of a value head: 6·L·H·D·T where they are alike; D = nope + rope
 //   of latent attention.
 double model_flops_per_token(const ModelConfig& config, int64_t sequence);
+// What of them one layer has, those of multi-token prediction behind the last one; and what the loss head has, such modules
+// with their layers included.
+double layer_flops_per_token(const ModelConfig& config, int64_t layer, int64_t sequence);
+double head_flops_per_token(const ModelConfig& config, int64_t sequence);
 
 }  // namespace trireme

@@ -1,9 +1,9 @@
 #include "models/predictor.h"
 
-#include "core/ops/elementwise.h"
 #include "core/ops/embedding.h"
-#include "core/ops/latent_heads.h"
 #include "core/ops/linear.h"
+#include "core/ops/row_bytes.h"
+#include "models/embedding.h"
 #include "models/parameter_names.h"
 
 namespace trireme {
@@ -20,31 +20,22 @@ enum Slot : int {
 
 constexpr size_t kBlock = 0;  // part of the stash
 
-ops::VocabularyPart part_of(const Weight& table) {
-  const LocalPart& rows = table.parts.front().part;
-  return {rows.begin, rows.size};
-}
-
-// Memory for a matrix [rows, 2C] with C elements behind it, so that the same memory can be read C elements later: then
-// the right halves of the rows stand on the left.
-Tensor two_halves(Stream& stream, int64_t rows, int64_t width, DType dtype) {
-  return Tensor::empty(stream, {(2 * rows + 1) * width}, dtype);
-}
-
-// [a, b]: [rows, C] each -> [rows, 2C]. It is the sum of [a, 0] and [0, b].
+// [a, b]: [rows, C] each -> [rows, 2C].
 Tensor join_columns(Stream& stream, const Tensor& a, const Tensor& b) {
-  const int64_t rows = a.dim(0);
-  const int64_t width = a.dim(1);
-  const Tensor memory = two_halves(stream, rows, width, a.dtype());
-  Tensor begin = memory.flat_slice(0, {width});
-  Tensor right = memory.flat_slice(width, {rows, 2 * width});
-  Tensor joined = memory.flat_slice(0, {rows, 2 * width});
-  ops::fill(stream, begin, 0);
-  ops::resize_heads(stream, b, /*num_heads=*/1, right);
-  Tensor left = Tensor::empty(stream, joined.shape(), a.dtype());
-  ops::resize_heads(stream, a, /*num_heads=*/1, left);
-  ops::add(stream, left, joined, joined);
+  const int64_t row_bytes = a.dim(1) * dtype_bytes(a.dtype());
+  Tensor joined = Tensor::empty(stream, {a.dim(0), 2 * a.dim(1)}, a.dtype());
+  ops::copy_row_bytes(stream, a, 0, joined, 0, row_bytes);
+  ops::copy_row_bytes(stream, b, 0, joined, row_bytes, row_bytes);
   return joined;
+}
+
+// One of the two that were joined.
+Tensor half_of_columns(Stream& stream, const Tensor& joined, int64_t which) {
+  const int64_t width = joined.dim(1) / 2;
+  const int64_t row_bytes = width * dtype_bytes(joined.dtype());
+  Tensor half = Tensor::empty(stream, {joined.dim(0), width}, joined.dtype());
+  ops::copy_row_bytes(stream, joined, which * row_bytes, half, 0, row_bytes);
+  return half;
 }
 
 }  // namespace
@@ -73,8 +64,8 @@ void Predictor::list_weights(std::vector<Weight*>& list) {
 Tensor Predictor::forward(Stream& stream, const Microbatch& microbatch, const Tensor& tokens, const Tensor& hidden,
                           Stash& stash) {
   Tensor summand = Tensor::empty(stream, {microbatch.num_tokens(), hidden.dim(1)}, hidden.dtype());
-  ops::embedding_forward(stream, tokens, table_->value, part_of(*table_), /*positions=*/{}, /*position_table=*/{},
-                         summand);
+  ops::embedding_forward(stream, tokens, table_->value, vocabulary_part(*table_), /*positions=*/{},
+                         /*position_table=*/{}, summand);
   const Tensor embedding = tensor_.reduce(stream, summand);
   ops::NormStats embedding_stats;
   ops::NormStats hidden_stats;
@@ -95,23 +86,21 @@ Tensor Predictor::backward(Stream& stream, const Microbatch& microbatch, const T
   const Tensor dx = block_.backward_input(stream, microbatch, dy, stash.part(kBlock));
   block_.backward_weight(stream, microbatch, stash.part(kBlock));
   join_.backward_weight(stream, dx, stash.take(kJoined));
-  const Tensor memory = two_halves(stream, dx.dim(0), dx.dim(1), dx.dtype());
-  Tensor djoined = memory.flat_slice(0, {dx.dim(0), 2 * dx.dim(1)});
+  Tensor djoined = Tensor::empty(stream, {dx.dim(0), 2 * dx.dim(1)}, dx.dtype());
   ops::linear_backward_input(stream, dx, join_.weight.value, djoined, /*accumulate=*/false);
 
-  Tensor half = Tensor::empty(stream, dx.shape(), dx.dtype());
-  ops::resize_heads(stream, djoined, /*num_heads=*/1, half);
   Tensor dembedding;
   embedding_norm_.backward_weight(
-      stream, embedding_norm_.backward_input(stream, half, stash.take(kEmbedding), {{}, stash.take(kEmbeddingRstd)},
-                                             /*residual=*/{}, dembedding));
+      stream, embedding_norm_.backward_input(stream, half_of_columns(stream, djoined, 0), stash.take(kEmbedding),
+                                             {{}, stash.take(kEmbeddingRstd)}, /*residual=*/{}, dembedding));
   const Tensor all = tensor_.gather(stream, dembedding, microbatch.num_tokens());
-  ops::embedding_backward(stream, tokens, part_of(*table_), all, table_->gradient, table_->accumulate_gradient());
+  ops::embedding_backward(stream, tokens, vocabulary_part(*table_), all, table_->gradient,
+                          table_->accumulate_gradient());
 
-  ops::resize_heads(stream, memory.flat_slice(dx.dim(1), djoined.shape()), /*num_heads=*/1, half);
   Tensor dhidden;
-  hidden_norm_.backward_weight(stream, hidden_norm_.backward_input(stream, half, stash.take(kHidden),
-                                                                   {{}, stash.take(kHiddenRstd)}, residual, dhidden));
+  hidden_norm_.backward_weight(
+      stream, hidden_norm_.backward_input(stream, half_of_columns(stream, djoined, 1), stash.take(kHidden),
+                                          {{}, stash.take(kHiddenRstd)}, residual, dhidden));
   return dhidden;
 }
 

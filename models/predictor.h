@@ -7,6 +7,11 @@
 // The block is a layer as the model's own are, numbered behind them; queries and keys have position i. What the hidden
 // states say about t_{i+k+1}, norm and cross-entropy, is the loss head's part (loss_head.h), which owns the modules.
 //
+// Positions without a token k places ahead (Microbatch::ahead) run as well, and nothing but their own rows sees them: their
+// labels don't count, and attention looks back only. A router of the module takes them for tokens like others: they count in
+// its loads, balance losses, selection bias and capacity, k of the T rows of a sequence or document. So Megatron-LM has it;
+// leaving them out would take other numbers of tokens in every one of these.
+//
 // Over a tensor group hidden states are rows as everywhere. M_k [C, 2C] is whole on every rank, which multiplies the rows
 // that it holds: with sequence parallelism its gradient is partial over the group, without it all ranks do the same.
 //

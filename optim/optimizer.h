@@ -11,8 +11,8 @@ namespace trireme {
 
 class Optimizer {
  public:
-  // The buckets outlive the optimizer and have optimizer states; those of buffers are left alone. `seed` is that of the run: it selects the draws of
-  // stochastic rounding (core/ops/adamw.h).
+  // The buckets outlive the optimizer and have optimizer states; those of buffers are left alone. `seed` is that of the run:
+  // it selects the draws of stochastic rounding (core/ops/adamw.h).
   Optimizer(Stream& stream, const OptimizerConfig& config, uint64_t seed, std::vector<Bucket*> buckets);
 
   // Updates weights and states from the reduced gradients. `update` counts from 1; `sum_squares` f64 [1] is that of all

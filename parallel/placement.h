@@ -1,5 +1,6 @@
 // Where the elements of a global tensor lie: for each mesh axis it is split along a dim, replicated, held (whole, by the
-// ranks of one coordinate; the others have nothing of it) or partial (each rank holds a summand of the value). Reductions, sharding and checkpoints are derived from placements.
+// ranks of one coordinate; the others have nothing of it) or partial (each rank holds a summand of the value). Reductions, sharding and
+// checkpoints are derived from placements.
 #pragma once
 
 #include <array>

@@ -16,11 +16,12 @@ namespace trireme {
 inline constexpr int64_t kUnknownNode = 0;  // for `ranks_per_node`; then `zero_group: node` is refused
 
 // The layout of this rank. Checks the degrees, zero_group, that the tensor degree divides the heads and the expert degree
-// the experts, the schedule's settings and the split into chunks. `ranks_per_node`: ranks of one machine; machines hold consecutive ranks.
+// the experts, the schedule's settings and the split into chunks. `ranks_per_node`: ranks of one machine; machines hold
+// consecutive ranks.
 Mesh resolve(const Config& config, int64_t world_size, int64_t rank, int64_t ranks_per_node);
 
-// The degrees and zero_group alone; that there are experts to lay out is not asked. `data: auto` takes the ranks that the other degrees leave. With zero 0 the data
-// axis isn't divided and zero_group doesn't matter.
+// The degrees and zero_group alone; that there are experts to lay out is not asked. `data: auto` takes the ranks that the
+// other degrees leave. With zero 0 the data axis isn't divided and zero_group doesn't matter.
 Mesh resolve_mesh(const ParallelConfig& config, int64_t world_size, int64_t rank,
                   int64_t ranks_per_node = kUnknownNode);
 
@@ -31,7 +32,8 @@ Mesh resolve_mesh(const ParallelConfig& config, int64_t world_size, int64_t rank
 int64_t resolve_virtual_stages(const ParallelConfig& config);
 
 // Transformer layers of each chunk, pipeline × virtual stages entries, in the order of the model. The first chunk holds
-// the embedding besides, the last one the loss head; so a given list may have 0 layers there, and nowhere else.
+// the embedding besides, the last one the loss head; so a given list may have 0 layers there, and nowhere else. Not given,
+// all chunks have equally many, within one.
 std::vector<int64_t> resolve_stages(const Config& config);
 
 // Number of microbatches per step of each data rank. ConfigError where batch.global doesn't divide by

@@ -16,7 +16,9 @@ std::string list_text(const std::vector<int64_t>& list) {
   return out + "]";
 }
 
-// Equal shares. Where they don't come out equal, one layer more goes to the chunks in the middle, the last of them first:
+// Equal numbers of layers, as if all weighed the same: dense or with experts, and whatever the head and modules of multi-token
+// prediction add to the last chunk. Who wants it otherwise names the stages, with `trireme plan` to see what they weigh.
+// Where the shares don't come out equal, one layer more goes to the chunks in the middle, the last of them first:
 // the first chunk carries the embedding and the last one the loss head besides, and under 1f1b the earlier a stage, the
 // more microbatches it keeps for backward. What still remains goes to the first chunk, whose embedding costs less than the
 // head.

@@ -10,11 +10,19 @@ namespace trireme {
 struct LightRows {
   const int32_t* experts;
   const float* weights;
-  const float* mixes;
+  const float* mixes;  // null without constant experts
   int64_t slots;
   ops::LightChoices choices;
 
-  // The constant expert of a choice that isn't below the first of these experts: -1 for a copy expert, -2 for none of both.
+  LightRows(const Tensor& expert_of_slots, const Tensor& weight_of_slots, const Tensor& mix_of_rows,
+            const ops::LightChoices& numbers)
+      : experts(expert_of_slots.data<int32_t>()),
+        weights(weight_of_slots.data<float>()),
+        mixes(numbers.num_constant > 0 ? mix_of_rows.data<float>() : nullptr),
+        slots(expert_of_slots.dim(1)),
+        choices(numbers) {}
+
+  // Which constant expert a choice names: -1 is a copy expert, -2 neither.
   TRIREME_HOST_DEVICE int64_t constant_of(int32_t choice) const {
     const int64_t number = choice - choices.first;
     if (number < 0 || number >= choices.num_copy + choices.num_constant) return -2;

@@ -46,6 +46,16 @@ TRIREME_HOST_DEVICE uint32_t rounding_draw(uint64_t key, int64_t step, Rounded w
   return half_word(rounding_block(key, step, what, element >> 3), static_cast<int>(element & 7));
 }
 
+// (a, b), turned by the angle that has this cosine and sine.
+struct Turned {
+  float a;
+  float b;
+};
+
+TRIREME_HOST_DEVICE Turned turn(float a, float b, float cos, float sin) {
+  return {std::fma(a, cos, -(b * sin)), std::fma(b, cos, a * sin)};
+}
+
 // eˣ to 1.5 ulp for −88 <= x <= 88; results below 2⁻¹²⁶·0.7 are 0.
 TRIREME_HOST_DEVICE float exp_between(float x) {
   constexpr float kLog2E = 1.44269504f;

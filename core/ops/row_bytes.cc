@@ -12,7 +12,7 @@ void check_stretch(const Stream& stream, std::string_view name, const Tensor& x,
   check_tensor(stream, kOp, name, x, x.dtype(), x.shape());
   if (x.ndim() != 2) fail_argument(kOp, name, "is no matrix: " + x.shape().str());
   const int64_t row_bytes = x.dim(1) * dtype_bytes(x.dtype());
-  if (begin < 0 || num_bytes < 0 || begin + num_bytes > row_bytes || begin % 2 + num_bytes % 2 != 0) {
+  if (begin < 0 || num_bytes < 0 || begin + num_bytes > row_bytes || begin % 2 + num_bytes % 2 + row_bytes % 2 != 0) {
     fail_argument(kOp, name, "has no such bytes: " + std::to_string(num_bytes) + " from " + std::to_string(begin));
   }
 }

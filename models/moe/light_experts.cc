@@ -23,13 +23,6 @@ enum Slot : int {
   kGradVectors,  // made in the first: f32 [J, C]
 };
 
-Tensor widened(Stream& stream, const Tensor& x) {
-  if (x.dtype() == DType::f32) return x;
-  Tensor wide = Tensor::empty(stream, x.shape(), DType::f32);
-  ops::cast(stream, x, wide);
-  return wide;
-}
-
 Parameter placed(Parameter parameter) {
   parameter.full_precision = true;
   return partial_over_tensor(std::move(parameter));
@@ -62,7 +55,7 @@ void LightExperts::forward(Stream& stream, const Tensor& x, const Tensor& expert
   Tensor mixes, vector_factors, table;
   if (num > 0) {
     Tensor logits = Tensor::empty(stream, {n, 2 * num}, DType::f32);
-    ops::linear_forward(stream, widened(stream, x), mix_.value, Tensor{}, logits);
+    ops::linear_forward(stream, in_dtype(stream, x, DType::f32), mix_.value, Tensor{}, logits);
     mixes = Tensor::empty(stream, logits.shape(), DType::f32);
     Tensor pairs = mixes.view({n * num, 2});
     ops::router_scores(stream, logits.view(pairs.shape()), ops::Scoring::softmax, pairs);
@@ -87,7 +80,7 @@ void LightExperts::backward_input(Stream& stream, const Tensor& dy, Tensor& dx, 
   Tensor mixes, vector_dots, dlogits;
   if (num > 0) {
     mixes = stash.take(kMixes);
-    const Tensor wide = widened(stream, dy);
+    const Tensor wide = in_dtype(stream, dy, DType::f32);
     vector_dots = Tensor::empty(stream, {n, num}, DType::f32);
     ops::linear_forward(stream, wide, vectors_.value.view({num, width_}), Tensor{}, vector_dots);
     dlogits = Tensor::empty(stream, mixes.shape(), DType::f32);
@@ -106,7 +99,7 @@ void LightExperts::backward_weight(Stream& stream, const Tensor& x, Stash& stash
   if (choices_.num_constant == 0) return;
   add_gradient(stream, stash.take(kGradVectors).view({choices_.num_constant * width_}), vectors_);
   Tensor no_bias;
-  ops::linear_backward_weight(stream, stash.take(kGradLogits), widened(stream, x), mix_.gradient, no_bias,
+  ops::linear_backward_weight(stream, stash.take(kGradLogits), in_dtype(stream, x, DType::f32), mix_.gradient, no_bias,
                               mix_.accumulate_gradient());
 }
 

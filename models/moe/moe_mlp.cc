@@ -165,11 +165,7 @@ Tensor MoeMlp::shared_backward(Stream& stream, const Microbatch& microbatch, con
   ops::router_backward(stream, stash.take(kGateLogits), gate, ops::Scoring::sigmoid, chosen,
                        {.normalize = false, .scaling = 1.0f}, dgate, /*balance_gradient=*/{}, {}, /*z_scale=*/0,
                        dlogits);
-  if (dy.dtype() != DType::f32) {
-    const Tensor wide = dlogits;
-    dlogits = Tensor::empty(stream, wide.shape(), dy.dtype());
-    ops::cast(stream, wide, dlogits);
-  }
+  dlogits = in_dtype(stream, dlogits, dy.dtype());
   stash.put(kGradGate, dlogits);
 
   Tensor dshared = Tensor::empty(stream, dy.shape(), dy.dtype());

@@ -21,13 +21,6 @@ enum Slot : int {
   kGradLogits,
 };
 
-Tensor widened(Stream& stream, const Tensor& x) {
-  if (x.dtype() == DType::f32) return x;
-  Tensor wide = Tensor::empty(stream, x.shape(), DType::f32);
-  ops::cast(stream, x, wide);
-  return wide;
-}
-
 }  // namespace
 
 Router::Router(const ModelConfig& config, const RouterNames& names, int64_t layer, const MoeSetup& setup)
@@ -70,7 +63,7 @@ ops::TokenStretches Router::stretches(const Microbatch& microbatch) const {
 Routing Router::route(Stream& stream, const Microbatch& microbatch, const Tensor& x, const Tensor& before,
                       Stash& stash) const {
   Tensor logits = Tensor::empty(stream, {x.dim(0), experts_.num_choices()}, DType::f32);
-  ops::linear_forward(stream, widened(stream, x), weight_.value, Tensor{}, logits);
+  ops::linear_forward(stream, in_dtype(stream, x, DType::f32), weight_.value, Tensor{}, logits);
   if (residual_) {
     ops::linear_add_forward(stream, before, residual_.value, Tensor{}, logits);
     stash.put(kBefore, before);
@@ -187,16 +180,13 @@ Tensor Router::backward_input(Stream& stream, const Microbatch& microbatch, cons
   Tensor dx = Tensor::empty(stream, {dlogits.dim(0), weight_.value.dim(1)}, DType::f32);
   ops::linear_backward_input(stream, dlogits, weight_.value, dx, /*accumulate=*/false);
   stash.put(kGradLogits, dlogits);
-  if (dtype == DType::f32) return dx;
-  Tensor narrow = Tensor::empty(stream, dx.shape(), dtype);
-  ops::cast(stream, dx, narrow);
-  return narrow;
+  return in_dtype(stream, dx, dtype);
 }
 
 void Router::backward_weight(Stream& stream, const Tensor& x, Stash& stash) {
   const Tensor dlogits = stash.take(kGradLogits);
   Tensor no_bias;
-  ops::linear_backward_weight(stream, dlogits, widened(stream, x), weight_.gradient, no_bias,
+  ops::linear_backward_weight(stream, dlogits, in_dtype(stream, x, DType::f32), weight_.gradient, no_bias,
                               weight_.accumulate_gradient());
   if (!residual_) return;
   ops::linear_backward_weight(stream, dlogits, stash.take(kBefore), residual_.gradient, no_bias,

@@ -96,7 +96,8 @@ class Bucket {
   // What this rank stores of the bucket from stage 1 on; everything in stage 0.
   int64_t shard_begin() const { return shard_begin_; }
   int64_t shard_end() const { return shard_end_; }
-  // This rank's own share, among the ranks along shard_axis(), of the reduced gradient, in every stage: who sums all shares counts each element once.
+  // This rank's own share, among the ranks along shard_axis(), of the reduced gradient, in every stage: who sums all shares
+  // counts each element once.
   Tensor own_gradient() const;
 
   Tensor& value() { return value_; }              // full; undefined while it isn't there

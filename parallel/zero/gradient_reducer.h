@@ -2,9 +2,10 @@
 //
 // What is summed in which order is fixed, so that the bits are: first over data_shard, then over data_replica (of experts:
 // expert_shard, expert_replica), then over the other axes over which the gradients of the bucket are partial, then a tied
-// table's two uses (first + second, on one rank or on the first and the last pipeline stage). Buffers have no gradients. Stages 0 and 1 add up microbatches where the gradients lie and
-// reduce once a step. Stages 2 and 3 reduce-scatter the gradients of each microbatch and add the shards in the order of
-// microbatches; what follows data_shard happens once a step, on the sum.
+// table's two uses (first + second, on one rank or on the first and the last pipeline stage). Buffers have no gradients.
+// Stages 0 and 1 add up microbatches where the gradients lie and reduce once a step. Stages 2 and 3 reduce-scatter the
+// gradients of each microbatch and add the shards in the order of microbatches; what follows data_shard happens once a step,
+// on the sum.
 //
 // Full gradients of stages 2 and 3 are freed when their sum has arrived, which is waited for two units later: that bounds
 // the memory, and the allocator sees the same requests in every step. A collective is never started by what a clock or a

@@ -125,7 +125,8 @@ void BlockRunner::complete_warp(CudaThread* lanes, uint32_t mask) {
       lane.result = (mask >> source & 1) != 0 ? lanes[source].value : ~uint64_t{0};
     }
   }
-  if (race_fibers_) order_accesses(lanes, kWarpLanes, mask);
+  // A shuffle or a ballot makes its lanes wait, but the CUDA guide promises no order of memory from them.
+  if (race_fibers_ && op == WarpOp::sync) order_accesses(lanes, kWarpLanes, mask);
   if (order_ == Order::forward) {
     for (uint32_t rest = mask; rest != 0; rest &= rest - 1) push(lanes[__builtin_ctz(rest)]);
     return;

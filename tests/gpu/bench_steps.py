@@ -1,4 +1,5 @@
-"""Steps of part `bench`: one for each model and contract, run by tests/bench/gpu_compare.py."""
+"""Steps of part `bench`: one for each model and contract, run by tests/bench/gpu_compare.py; layers with experts, and
+what a save adds to the steps beside it, by programs of tests/bench that print their own tables."""
 
 import json
 import pathlib
@@ -61,8 +62,36 @@ def judge(case, late):
     return "; ".join(parts), dict(case=case)
 
 
+def own_table(program, arguments):
+    """A program that times by itself; what it prints stands in the report as it is."""
+    def body(runner, timeout):
+        status, text = runner.command([runner.programs.path(program), *arguments], timeout)
+        if status != 0:
+            raise Outcome(FAILED, f"exit status {status}: {tail(text, 2)}")
+        return "its table stands below", dict(text=text)
+    return body
+
+
+def expert_arguments(options):
+    small = ["--seconds", 0.02, "--rounds", 1, "--experts", 4, "--rows", 256] if options.tiny else []
+    return ["--device", "cuda:0" if options.device == "cuda" else "cpu", *small]
+
+
+def checkpoint_arguments(options):
+    """One rank, and a model large enough that a step takes some tens of milliseconds."""
+    sets = [f"run.device={options.device}", "precision.compute=bf16", "run.threads=2"]
+    if not options.tiny:
+        sets += ["data.sequence_length=1024", "batch.micro=16", "batch.global=16"]
+    pairs = ["--pairs", 2, "--disks", 500] if options.tiny else ["--disks", "500,0"]
+    return ["--dir", tempfile.gettempdir(), "--ranks", 1, "--only", "added", *pairs,
+            *(word for one in sets for word in ("--set", one))]
+
+
 def steps(options):
-    return [Step(f"{model}, contract {contract}", "bench", 600, LEAST_SECONDS.get(model, 90),
+    tables = [Step("layers with experts", "bench", 400, 60, own_table("expert_speed", expert_arguments(options))),
+              Step("saves beside steps", "bench", 400, 90,
+                   own_table("checkpoint_speed", checkpoint_arguments(options)))]
+    return tables + [Step(f"{model}, contract {contract}", "bench", 600, LEAST_SECONDS.get(model, 90),
                  one_case(options, model, contract))
             for model in ORDER for contract in reversed(CONTRACTS)
             if model in options.models and contract in options.contracts]

@@ -2,9 +2,10 @@
 # The CUDA program on a machine without a GPU: it starts, says what is missing, and trains on the CPU with the same bits
 # as a program that has no CUDA in it. Prints "ok WHAT" or "FAILED WHAT" for each.
 #
-#   program_test.sh CUDA_PROGRAM REFERENCE_PROGRAM
+#   program_test.sh CUDA_PROGRAM REFERENCE_PROGRAM LIBRARY_PROBE
 set -uo pipefail
 program="$(realpath "${1:?the CUDA program}")" reference="$(realpath "${2:?a program without CUDA}")"
+probe="$(realpath "${3:?the probe of libraries}")"
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
 failures=0
@@ -39,6 +40,23 @@ same_checkpoints() {
   done
 }
 
+# without LIBRARY COMMAND…: the command on a machine that lacks the library: it can't be opened.
+cat >"$work/hide.c" <<END
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <string.h>
+void* dlopen(const char* file, int mode) {
+  void* (*real)(const char*, int) = (void* (*)(const char*, int))dlsym(RTLD_NEXT, "dlopen");
+  return real(file != NULL && strstr(file, getenv("HIDDEN_LIBRARY")) != NULL ? "libhidden-by-the-test.so" : file, mode);
+}
+END
+without() {
+  local library=$1
+  shift
+  HIDDEN_LIBRARY="$library" LD_PRELOAD="$work/hide.so" "$@"
+}
+
 for i in $(seq 1 3000); do echo "line $i of a text with $((i * i % 97)) in it"; done >"$work/text.txt"
 check "tokenizes" "$program" data tokenize "$work/text.txt" --tokenizer bytes --out "$work/text"
 cat >"$work/config.yaml" <<END
@@ -58,6 +76,16 @@ else
   check "device cuda exits 4 and names the driver" \
     exits 4 "no NVIDIA driver was found" "$program" train "$work/config.yaml" --set run.device=cuda
 fi
+check "a shim that hides libraries" g++ -x c -shared -fPIC -o "$work/hide.so" "$work/hide.c" -ldl
+for library in nccl:libnccl.so.2:libnccl2 cublaslt:libcublasLt.so.13:libcublas-13-0 cublas:libcublas.so.13:libcublas-13-0; do
+  IFS=: read -r name file package <<<"$library"
+  check "a call of the missing $file exits 4 and names the package" \
+    exits 4 "$file .*was not found.*apt-get install $package" without "$file" "$probe" "$name"
+done
+for library in libnccl.so.2:libnccl2 libcudnn.so.9:libcudnn9-cuda-13; do
+  check "doctor names the package of the missing ${library%:*}" \
+    exits 0 "apt-get install ${library#*:}" without "${library%:*}" "$program" doctor
+done
 check "backend nccl on the CPU exits 2" \
   exits 2 "nccl needs GPUs" "$program" train "$work/config.yaml" --set run.device=cpu --set parallel.backend=nccl
 check "trains on the CPU" "$program" train "$work/config.yaml" --set "run.dir=$work/cuda" --set run.device=cpu

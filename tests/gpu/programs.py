@@ -18,7 +18,8 @@ ARCHIVE = ROOT / "programs.tar.xz"  # in a package
 TREE = ROOT / "build-cuda"
 
 PROGRAMS = ("trireme", "trireme_step_bench", "trireme_op_bench", "tests/unit_tests", "tests/oracle_tests",
-            "tests/parallel_tests", "tests/comm_mpi_test", "tests/oracle_mpi_test")
+            "tests/parallel_tests", "tests/comm_mpi_test", "tests/oracle_mpi_test", "tests/expert_speed",
+            "tests/checkpoint_speed")
 
 
 class Unusable(Exception):

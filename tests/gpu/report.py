@@ -38,4 +38,7 @@ def markdown(facts, commit, date, results):
     cases = [result["data"]["case"] for result in results.values() if result.get("data", {}).get("case")]
     if cases:
         lines += ["", "## Benchmarks", "", *case_tables(cases)]
+    for name, result in results.items():
+        if result.get("data", {}).get("text"):
+            lines += ["", f"## {name[0].upper()}{name[1:]}", "", "```", result["data"]["text"].rstrip(), "```"]
     return "\n".join(lines) + "\n"

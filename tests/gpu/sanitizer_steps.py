@@ -7,11 +7,18 @@ import machine
 from runner import FAILED, NOT_POSSIBLE, Outcome, Step, tail
 from training_steps import Runs, shape
 
-# Two steps of models that between them have every kernel of the dense families.
+# Two steps of models that between them have every kernel of the families: grouped heads, positions, norms of queries,
+# experts; latent attention, groups of experts and prediction modules.
 MODELS = {
     "llama": shape("llama", hidden=64, layers=1, heads=4, kv_heads=2, ffn=96, sequence=48),
     "gpt2": shape("gpt2", hidden=64, layers=1, heads=4, kv_heads=4, ffn=96, sequence=48),
     "qwen3": shape("qwen3", hidden=64, layers=1, heads=4, kv_heads=2, ffn=96, sequence=48),
+    "mixtral": shape("mixtral", hidden=64, layers=1, heads=4, kv_heads=2, ffn=48, sequence=48, num_local_experts=4,
+                     num_experts_per_tok=2),
+    "deepseek_v3": shape("deepseek_v3", hidden=64, layers=2, heads=4, kv_heads=4, ffn=96, sequence=48, q_lora_rank=24,
+                         kv_lora_rank=16, qk_nope_head_dim=16, qk_rope_head_dim=8, v_head_dim=16, n_routed_experts=8,
+                         num_experts_per_tok=2, n_group=4, topk_group=2, moe_intermediate_size=32, n_shared_experts=1,
+                         first_k_dense_replace=1, num_nextn_predict_layers=1),
 }
 ERROR_EXIT = 86
 REFUSALS = ("Device not supported", "is not supported", "Unable to find injection library", "not permitted")

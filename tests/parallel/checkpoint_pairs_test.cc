@@ -85,8 +85,7 @@ void add_pairs(const std::vector<Config>& configs, int64_t count, std::mt19937_6
 
 const std::vector<Pair>& pairs() {
   static const std::vector<Pair> list = [] {
-    const char* text = std::getenv("TRIREME_LAYOUT_SEED");
-    const uint64_t seed = text != nullptr ? std::strtoull(text, nullptr, 10) : 7;
+    const uint64_t seed = layouts::seed_of_draws(7);
     std::mt19937_64 random(seed);
     const std::string file = std::string(TRIREME_SOURCE_DIR) + "/tests/parallel/layouts.yaml";
     const auto add = [&](std::vector<Config>& configs, const std::vector<std::string>& sets) {

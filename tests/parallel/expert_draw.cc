@@ -3,7 +3,6 @@
 #include <numeric>
 
 #include "core/config/load.h"
-#include "tests/parallel/layouts_draw.h"
 #include "tests/parallel/layouts_numbers.h"
 
 namespace trireme::layouts {
@@ -41,13 +40,20 @@ constexpr Router kRouters[] = {
 
 class Experts {
  public:
-  Experts(const Config& base, int number, Random& random)
-      : base_(base), number_(number), random_(random), router_(kRouters[number % std::ssize(kRouters)]) {}
+  // What may come on top is drawn from a sequence of its own, so that the rest of a layout doesn't depend on it.
+  Experts(const Config& base, int number, Random& random, Random& additions)
+      : base_(base),
+        number_(number),
+        random_(random),
+        additions_(additions),
+        router_(kRouters[number % std::ssize(kRouters)]) {}
 
   std::vector<std::string> sets() {
     const bool only_topk = std::string(router_.router) == "topk";
     family_ = only_topk ? random_.pick<std::string>({"mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v2", "deepseek_v3"})
                         : random_.pick<std::string>({"mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v2"});
+    // More of the only family with modules of multi-token prediction.
+    if (only_topk && additions_.below(3) == 0) family_ = "deepseek_v3";
     set_degrees();
     set_experts();
     set_family();
@@ -66,6 +72,8 @@ class Experts {
     set("moe.bias_update_rate", "0.01");
     set("moe.dispatch", number_ % 3 == 0 ? "allgather" : "alltoall");
     set("moe.dispatch_chunks", random_.below(3) == 0 ? "3" : "1");
+    if (family_ == "deepseek_v3") set("model.num_nextn_predict_layers", additions_.pick<int64_t>({1, 1, 2}));
+    set_plus_plus();
     return std::move(sets_);
   }
 
@@ -121,9 +129,24 @@ class Experts {
     if (family_ == "deepseek_v2") set("model.topk_method", groups_ > 1 ? "group_limited_greedy" : "greedy");
   }
 
+  // Of MoE++ the experts that compute nothing, in two of three layouts where they are legal, and the gating residuals.
+  void set_plus_plus() {
+    const std::string router = router_.router;
+    if (router != "hash" && additions_.below(4) > 0) set("moe.gating_residual", "true");
+    const bool legal = (router == "topk" || router == "switch") && groups_ == 1;
+    if (!legal || additions_.below(3) == 0) return;
+    const int64_t num_zero = additions_.below(3);
+    const int64_t num_copy = additions_.below(2);
+    set("moe.zero_experts", num_zero);
+    set("moe.copy_experts", num_copy);
+    set("moe.constant_experts", num_zero + num_copy == 0 ? 1 : additions_.below(3));
+    set("moe.constant_share", additions_.pick<std::string>({"0.5", "0.75", "1"}));
+  }
+
   const Config& base_;
   int number_;
   Random& random_;
+  Random& additions_;
   Router router_;
   std::string family_;
   int64_t expert_ = 1;
@@ -136,22 +159,22 @@ class Experts {
 
 }  // namespace
 
-std::string ExpertDraw::command() const { return Draw{.sets = sets}.command(); }
-
-ExpertDraw draw_expert_layout(uint64_t seed, int number, int attempt) {
+Draw draw_expert_layout(uint64_t seed, int number, int attempt) {
   // The levels of a block of dense layouts, again and again.
   static const std::vector<Draw> dense = draw_layouts(20261123, kBlock);
-  Random random(random_key(seed, "experts " + std::to_string(number) + " " + std::to_string(attempt)));
+  const std::string which = std::to_string(number) + " " + std::to_string(attempt);
+  Random random(random_key(seed, "experts " + which));
+  Random additions(random_key(seed, "additions " + which));
   Levels levels = dense[static_cast<size_t>(number % kBlock)].levels;
   levels[kFamily] = static_cast<int>(ModelFamily::llama);
   levels[kPrecision] = 0;
   const bool full = number % 4 == 3 && can_be_full(levels);
-  ExpertDraw draw{exact_numbers(levels, full, random)};
+  Draw draw{levels, exact_numbers(levels, full, random)};
   std::erase_if(draw.sets, [](const std::string& set) {
     return set.starts_with("model.model_type=") || set.starts_with("model.rope_scaling=");
   });
   const Config base = load_config(std::string(TRIREME_SOURCE_DIR) + "/tests/parallel/layouts.yaml", draw.sets);
-  for (std::string& set : Experts(base, number, random).sets()) {
+  for (std::string& set : Experts(base, number, random, additions).sets()) {
     const std::string key = set.substr(0, set.find('=') + 1);
     std::erase_if(draw.sets, [&](const std::string& other) { return other.starts_with(key); });
     draw.sets.push_back(std::move(set));

@@ -8,13 +8,12 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
 #include <map>
 #include <numeric>
 
-#include "core/config/load.h"
 #include "launcher/shrink.h"
 #include "launcher/verify.h"
+#include "models/moe/carried_logits.h"
 #include "parallel/resolve.h"
 #include "tests/parallel/expert_draw.h"
 
@@ -30,21 +29,7 @@ constexpr int kCount = kExpertBlock;
 constexpr int kFullCount = 300;  // with TRIREME_TEST_ALL
 constexpr int kAttempts = 3;
 
-uint64_t from_environment(const char* name, uint64_t otherwise) {
-  const char* text = std::getenv(name);
-  return text != nullptr ? std::strtoull(text, nullptr, 10) : otherwise;
-}
-uint64_t seed() { return from_environment("TRIREME_LAYOUT_SEED", kSeed); }
-int num_draws() {
-  const bool all = std::getenv("TRIREME_TEST_ALL") != nullptr;
-  return static_cast<int>(from_environment("TRIREME_LAYOUT_COUNT", all ? kFullCount : kCount));
-}
-
-Config config_of(const ExpertDraw& draw) {
-  Config config = load_config(std::string(TRIREME_SOURCE_DIR) + "/tests/parallel/layouts.yaml", draw.sets);
-  resolve(config, num_ranks(config.parallel), 0, num_ranks(config.parallel));
-  return config;
-}
+int num_expert_draws() { return num_draws(kCount, kFullCount); }
 
 class ExpertLayouts : public testing::TestWithParam<int> {
  protected:
@@ -72,12 +57,12 @@ std::atomic<int> num_flips = 0;
 
 TEST_P(ExpertLayouts, TrainAsOneRankDoes) {
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
-    const ExpertDraw draw = draw_expert_layout(seed(), GetParam(), attempt);
+    const Draw draw = draw_expert_layout(seed_of_draws(kSeed), GetParam(), attempt);
     SCOPED_TRACE(draw.command());
     const Config config = config_of(draw);
     const VerifyReport report = verify(config);
-    if (report.layout.near_tie && attempt + 1 < kAttempts) {
-      std::printf("a near tie was flipped: %s\n", report.layout.findings.back().c_str());
+    if (report.layout.choices.near_tie && attempt + 1 < kAttempts) {
+      std::printf("a near tie was flipped: %s\n", report.layout.choices.text.c_str());
       ++num_flips;
       continue;
     }
@@ -86,11 +71,45 @@ TEST_P(ExpertLayouts, TrainAsOneRankDoes) {
     for (const RankRecord& rank : report.ranks) check_travel(config, rank);
     break;
   }
-  EXPECT_LE(num_flips, std::max(1, num_draws() / 50)) << "more choices flip than near ties explain";
+  EXPECT_LE(num_flips, std::max(1, num_expert_draws() / 50)) << "more choices flip than near ties explain";
 }
 
-INSTANTIATE_TEST_SUITE_P(Draw, ExpertLayouts, testing::Range(0, num_draws()),
+INSTANTIATE_TEST_SUITE_P(Draw, ExpertLayouts, testing::Range(0, num_expert_draws()),
                          [](const auto& test) { return std::to_string(test.param); });
+
+// Whether logits of routers travel between pipeline stages (models/moe/carried_logits.h).
+bool sends_logits(const Config& config) {
+  if (config.parallel.pipeline == 1) return false;
+  int64_t first = 0;
+  for (const int64_t layers : resolve_stages(config)) {
+    if (first > 0 && carries_logits(config.model, first)) return true;
+    first += layers;
+  }
+  return false;
+}
+
+// What a configuration has of MoE++ and multi-token prediction.
+std::vector<std::string> additions_of(const Config& c) {
+  const ExpertsConfig& experts = c.model.experts;
+  std::vector<std::string> list;
+  if (experts.num_choices() > experts.num_experts) {
+    for (const std::string& with : {to_string(c.moe.dispatch), to_string(c.moe.router)}) {
+      list.push_back("light experts, " + with);
+    }
+    if (c.moe.capacity_factor) list.push_back("light experts, capacity");
+  }
+  if (experts.num_zero > 0) list.push_back("zero experts");
+  if (experts.num_copy > 0) list.push_back("copy experts");
+  if (experts.num_constant > 0) list.push_back("constant experts");
+  if (sends_logits(c)) list.push_back("logits between stages, " + to_string(c.recompute.mode));
+  if (c.model.num_predictors > 0) {
+    list.push_back("prediction modules: " + std::to_string(c.model.num_predictors));
+    if (c.parallel.pipeline > 1) list.push_back("prediction modules, pipeline");
+    if (c.parallel.tensor > 1) list.push_back("prediction modules, tensor");
+    if (c.parallel.sequence) list.push_back("prediction modules, sequence");
+  }
+  return list;
+}
 
 // What a block of draws has in it.
 TEST(ExpertCoverage, OfABlock) {
@@ -113,6 +132,7 @@ TEST(ExpertCoverage, OfABlock) {
     ++seen["zero " + std::to_string(c.parallel.zero)];
     ++seen[to_string(c.parallel.schedule)];
     ++seen["recompute " + to_string(c.recompute.mode)];
+    for (const std::string& addition : additions_of(c)) ++seen[addition];
   }
   EXPECT_GE(beyond_data, 8);
   EXPECT_GE(split, 8);
@@ -123,6 +143,14 @@ TEST(ExpertCoverage, OfABlock) {
         "base",     "expert_choice", "hash",        "aux sequence",  "aux microbatch", "aux global", "bias microbatch",
         "alltoall", "allgather",     "zero 0",      "zero 1",        "zero 2",         "zero 3",     "1f1b",
         "zb_h1",    "zb_v",          "interleaved", "recompute full"}) {
+    EXPECT_GE(seen[what], 2) << what;
+  }
+  for (const char* what :
+       {"zero experts", "copy experts", "constant experts", "light experts, topk", "light experts, switch",
+        "light experts, capacity", "light experts, alltoall", "light experts, allgather", "logits between stages, none",
+        "logits between stages, selective", "logits between stages, full", "prediction modules: 1",
+        "prediction modules: 2", "prediction modules, pipeline", "prediction modules, tensor",
+        "prediction modules, sequence"}) {
     EXPECT_GE(seen[what], 2) << what;
   }
 }
@@ -136,9 +164,7 @@ Config tiny(const std::vector<std::string>& sets) {
       "num_key_value_heads: 2, intermediate_size: 16, vocab_size: 96, max_position_embeddings: 32, "
       "num_experts: 8, num_experts_per_tok: 1, initializer_range: 0.1}"};
   all.insert(all.end(), sets.begin(), sets.end());
-  Config config = load_config(std::string(TRIREME_SOURCE_DIR) + "/tests/parallel/layouts.yaml", all);
-  resolve(config, num_ranks(config.parallel), 0, num_ranks(config.parallel));
-  return config;
+  return config_of({.sets = all});
 }
 
 // Four tokens in the whole step; of the first seed with which they all choose the same expert of a layer.

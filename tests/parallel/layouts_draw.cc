@@ -1,8 +1,12 @@
 #include "tests/parallel/layouts_draw.h"
 
 #include <algorithm>
+#include <cstdlib>
 
+#include "core/config/load.h"
 #include "core/random/philox.h"
+#include "launcher/shrink.h"
+#include "parallel/resolve.h"
 #include "tests/parallel/layouts_numbers.h"
 
 namespace trireme::layouts {
@@ -41,6 +45,11 @@ bool legal(const Levels& levels) {
     return levels[static_cast<size_t>(r.feature)] != r.level ||
            ((1 << levels[static_cast<size_t>(r.needs)]) & r.mask) != 0;
   });
+}
+
+uint64_t from_environment(const char* name, uint64_t otherwise) {
+  const char* text = std::getenv(name);
+  return text != nullptr ? std::strtoull(text, nullptr, 10) : otherwise;
 }
 
 struct Candidate {
@@ -205,6 +214,19 @@ std::vector<Draw> draw_layouts(uint64_t seed, int count) {
     }
   }
   return draws;
+}
+
+uint64_t seed_of_draws(uint64_t otherwise) { return from_environment("TRIREME_LAYOUT_SEED", otherwise); }
+
+int num_draws(int otherwise, int all) {
+  const int usual = std::getenv("TRIREME_TEST_ALL") != nullptr ? all : otherwise;
+  return static_cast<int>(from_environment("TRIREME_LAYOUT_COUNT", static_cast<uint64_t>(usual)));
+}
+
+Config config_of(const Draw& draw) {
+  Config config = load_config(std::string(TRIREME_SOURCE_DIR) + "/tests/parallel/layouts.yaml", draw.sets);
+  resolve(config, num_ranks(config.parallel), 0, num_ranks(config.parallel));
+  return config;
 }
 
 }  // namespace trireme::layouts

@@ -67,6 +67,13 @@ struct Draw {
 // The first `count` layouts of `seed`.
 std::vector<Draw> draw_layouts(uint64_t seed, int count);
 
+// What a test draws: TRIREME_LAYOUT_SEED and TRIREME_LAYOUT_COUNT, or what it says itself; `all` with TRIREME_TEST_ALL.
+uint64_t seed_of_draws(uint64_t otherwise);
+int num_draws(int otherwise, int all);
+
+// The configuration of a draw, every degree resolved.
+Config config_of(const Draw& draw);
+
 // The levels that a configuration has, worked out from its values.
 Levels levels_of(const Config& config);
 

@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cctype>
-#include <cstdlib>
 #include <filesystem>
 #include <map>
 #include <set>
@@ -14,7 +13,6 @@
 #include "core/config/load.h"
 #include "launcher/shrink.h"
 #include "launcher/verify.h"
-#include "parallel/resolve.h"
 #include "tests/parallel/layouts_draw.h"
 #include "tests/parallel/layouts_mechanism.h"
 
@@ -29,23 +27,8 @@ constexpr int kCount = kBlock;
 #endif
 constexpr int kFullCount = 500;  // with TRIREME_TEST_ALL
 
-uint64_t from_environment(const char* name, uint64_t otherwise) {
-  const char* text = std::getenv(name);
-  return text != nullptr ? std::strtoull(text, nullptr, 10) : otherwise;
-}
-
-Config config_of(const Draw& draw) {
-  Config config = load_config(std::string(TRIREME_SOURCE_DIR) + "/tests/parallel/layouts.yaml", draw.sets);
-  resolve(config, num_ranks(config.parallel), 0, num_ranks(config.parallel));
-  return config;
-}
-
 const std::vector<Draw>& draws() {
-  static const std::vector<Draw> list = [] {
-    const bool all = std::getenv("TRIREME_TEST_ALL") != nullptr;
-    return draw_layouts(from_environment("TRIREME_LAYOUT_SEED", kSeed),
-                        static_cast<int>(from_environment("TRIREME_LAYOUT_COUNT", all ? kFullCount : kCount)));
-  }();
+  static const std::vector<Draw> list = draw_layouts(seed_of_draws(kSeed), num_draws(kCount, kFullCount));
   return list;
 }
 

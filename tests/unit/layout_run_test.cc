@@ -58,6 +58,9 @@ TEST(VerifyReport, FailsOnEachOfItsParts) {
   EXPECT_FALSE(with([](LayoutComparison& c) { c.weights.front().error = 2e-5; }));
   EXPECT_FALSE(with([](LayoutComparison& c) { c.unmoved = {"a"}; }));
   EXPECT_FALSE(with([](LayoutComparison& c) { c.findings = {"divergence"}; }));
+  EXPECT_FALSE(with([](LayoutComparison& c) { c.initial = {"other values"}; }));
+  EXPECT_FALSE(with([](LayoutComparison& c) { c.experts = {"other loads"}; }));
+  EXPECT_FALSE(with([](LayoutComparison& c) { c.choices.found = true; }));
 
   VerifyReport bf16 = good;
   bf16.exact = false;
@@ -67,6 +70,58 @@ TEST(VerifyReport, FailsOnEachOfItsParts) {
   bf16.layout.gradients = {{"a", 0.042, 1}};
   EXPECT_FALSE(bf16.passed());
   EXPECT_NE(bf16.str().find("DOES NOT"), std::string::npos);
+}
+
+// Where rounding may have sent tokens to other experts, the report says that it can't tell, and what can.
+TEST(VerifyReport, SaysWhenChoicesOfExpertsBlurIt) {
+  const auto has = [](const VerifyReport& report, const char* text) {
+    return report.str().find(text) != std::string::npos;
+  };
+  VerifyReport report;
+  report.layout.choices = {.found = true, .near_tie = true, .text = "3 tokens"};
+  EXPECT_FALSE(report.passed());
+  EXPECT_TRUE(has(report, "3 tokens") && has(report, "NOT DECIDED") && has(report, "run.seed"));
+  report.layout.choices.near_tie = false;
+  EXPECT_TRUE(has(report, "3 tokens") && has(report, "DOES NOT TRAIN")) << "not rounding";
+
+  VerifyReport bf16;
+  bf16.exact = false;
+  bf16.layout.initial = {"rounded"};
+  bf16.layout.experts = {"rounded"};
+  EXPECT_TRUE(bf16.passed());
+  EXPECT_FALSE(bf16.is_blurred());
+  bf16.rounding.choices = {.found = true, .step = 1, .text = "4 tokens"};
+  EXPECT_FALSE(bf16.is_blurred()) << "behind the gradients that are compared";
+  EXPECT_TRUE(has(bf16, "the layout trains as one rank does"));
+  bf16.rounding.choices.step = 0;
+  EXPECT_TRUE(bf16.passed());
+  EXPECT_TRUE(has(bf16, "4 tokens") && has(bf16, "precision.compute=fp32") && has(bf16, "NOT SHOWN"));
+  bf16.layout.gradients = {{"a", 2, 1}};
+  EXPECT_FALSE(bf16.passed());
+  EXPECT_TRUE(has(bf16, "precision.compute=fp32") && has(bf16, "BY MORE THAN ROUNDING"));
+}
+
+TEST(RoutingTable, TellsTheFirstDifferenceAndWhetherItIsATie) {
+  Config config;
+  config.batch.global = 2;
+  config.data.sequence_length = 3;
+  RoutingTable reference(config, /*steps=*/2, /*layers=*/2);
+  for (int64_t place = 0; place < 24; ++place) {
+    reference.record(place / 12, place / 6 % 2, place % 6, {1, 0}, place == 16 ? 1e-6 : 0.5);
+  }
+  RoutingTable table = reference;
+  table.record(0, 0, 5, {0, 1}, 0.5);
+  EXPECT_FALSE(table.compare(reference).found) << "the order of a token's experts doesn't matter";
+  table.record(1, 0, 4, {0, 2}, 0.5);
+  RoutingTable::Difference difference = table.compare(reference);
+  EXPECT_TRUE(difference.found && difference.near_tie);
+  EXPECT_EQ(difference.step, 1);
+  EXPECT_EQ(difference.text.find("1 tokens chose other experts than on one rank, first in step 2, layer 0 "), 0u)
+      << difference.text;
+  table.record(1, 1, 0, {3, 2}, 0.5);
+  EXPECT_TRUE(table.compare(reference).near_tie) << "what comes behind follows";
+  table.record(1, 0, 0, {0, 2}, 1e-6);
+  EXPECT_FALSE(table.compare(reference).near_tie) << "the reference had no tie there";
 }
 
 TEST(LayoutInput, IsAFunctionOfSeedAndSizes) {

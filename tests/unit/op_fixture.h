@@ -68,6 +68,9 @@ class OpTest : public ::testing::TestWithParam<Device> {
   Tensor normal(DType dtype, Shape shape, const std::string& name, double spread = 1.0) {
     return tensor(dtype, shape, normal_values(shape.numel(), name, spread));
   }
+  Tensor i32(Shape shape, const std::vector<int32_t>& values) {
+    return tensor(DType::i32, shape, Values(values.begin(), values.end()));
+  }
   Tensor unset(DType dtype, Shape shape) { return make_unset(stream(), dtype, shape); }
   Values read(const Tensor& t) { return read_values(stream(), t); }
 

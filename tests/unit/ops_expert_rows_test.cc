@@ -12,8 +12,6 @@ namespace {
 const std::vector<DType> kFloats = {DType::f32, DType::bf16};
 const std::vector<int64_t> kColumns = {1, 3, 8, 33, 64, 520, 1048};
 
-Values values_of(const std::vector<int32_t>& integers) { return {integers.begin(), integers.end()}; }
-
 struct Sorted {
   Values counts;
   Values order;
@@ -35,8 +33,6 @@ Sorted reference_sort(const std::vector<int32_t>& experts, int64_t num_experts) 
 
 class ExpertRowsTest : public OpTest {
  protected:
-  Tensor i32(Shape shape, const std::vector<int32_t>& values) { return tensor(DType::i32, shape, values_of(values)); }
-
   struct SortedTensors {
     Tensor counts;
     Tensor order;

@@ -78,6 +78,18 @@ class GroupedLinearTest : public OpTest {
     return {normal(dtype, {c.rows(), c.in}, "x"), normal(dtype, {c.num_groups() * c.out, c.in}, "weight"),
             normal(dtype, {c.rows(), c.out}, "dy")};
   }
+
+  struct Results {
+    Tensor y, dx, dw;
+  };
+  Results compute(const GroupedCase& c, const Inputs& in) {
+    Results out{unset(in.x.dtype(), in.dy.shape()), unset(in.x.dtype(), in.x.shape()),
+                unset(DType::f32, in.weight.shape())};
+    ops::grouped_linear_forward(stream(), in.x, in.weight, c.offsets, out.y);
+    ops::grouped_linear_backward_input(stream(), in.dy, in.weight, c.offsets, out.dx);
+    ops::grouped_linear_backward_weight(stream(), in.dy, in.x, c.offsets, out.dw, /*accumulate=*/false);
+    return out;
+  }
 };
 
 TEST_P(GroupedLinearTest, MatchesReference) {
@@ -128,13 +140,9 @@ TEST_P(GroupedLinearTest, MatchesLinearLayersOneByOne) {
   for (const DType dtype : {DType::f32, DType::bf16}) {
     for (const GroupedCase& c : kCases) {
       const std::string what = dtype_name(dtype) + " " + c.name;
-      const auto [x, weight, dy] = inputs(c, dtype);
-      Tensor y = unset(dtype, {c.rows(), c.out});
-      Tensor dx = unset(dtype, {c.rows(), c.in});
-      Tensor dw = unset(DType::f32, weight.shape());
-      ops::grouped_linear_forward(stream(), x, weight, c.offsets, y);
-      ops::grouped_linear_backward_input(stream(), dy, weight, c.offsets, dx);
-      ops::grouped_linear_backward_weight(stream(), dy, x, c.offsets, dw, /*accumulate=*/false);
+      const Inputs in = inputs(c, dtype);
+      const auto& [x, weight, dy] = in;
+      const auto [y, dx, dw] = compute(c, in);
       Tensor want_y = unset(dtype, y.shape());
       Tensor want_dx = unset(dtype, dx.shape());
       Tensor want_dw = unset(DType::f32, dw.shape());
@@ -183,13 +191,7 @@ TEST_P(GroupedLinearTest, RepeatsItsBits) {
       size_t at = 0;
       for (const int64_t cut : {100, 37, 61, 3}) {
         const GroupedCase c{"", {0, cut, 128, 128 + cut}, 96, 80};
-        const auto [x, weight, dy] = inputs(c, dtype);
-        Tensor y = unset(dtype, {c.rows(), c.out});
-        Tensor dx = unset(dtype, {c.rows(), c.in});
-        Tensor dw = unset(DType::f32, weight.shape());
-        ops::grouped_linear_forward(stream(), x, weight, c.offsets, y);
-        ops::grouped_linear_backward_input(stream(), dy, weight, c.offsets, dx);
-        ops::grouped_linear_backward_weight(stream(), dy, x, c.offsets, dw, /*accumulate=*/false);
+        const auto [y, dx, dw] = compute(c, inputs(c, dtype));
         for (const Tensor& t : {y, dx, dw}) {
           const std::vector<std::byte> bytes = read_bytes(stream(), t);
           if (round == 0) {

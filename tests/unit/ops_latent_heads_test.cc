@@ -87,27 +87,31 @@ TEST_P(LatentHeadsTest, PackMatchesItsDefinition) {
   }
 }
 
+// The first case is one that vectors divide.
 TEST_P(LatentHeadsTest, UnpackIsTheGradient) {
-  for (const LatentHeads& h : {LatentHeads{2, 4, 4, 6}, LatentHeads{3, 3, 2, 2}}) {
+  for (const LatentHeads& h : {LatentHeads{2, 8, 8, 24}, LatentHeads{2, 4, 4, 6}, LatentHeads{3, 3, 2, 2}}) {
     const int64_t rows = 3;
     const Inputs in = inputs_of(h, rows);
     const Values q = normal_values(rows * h.num_heads * h.qk(), "q");
     const Values kv = normal_values(rows * h.num_heads * (h.nope + h.v), "kv");
     const Values key = normal_values(rows * h.rope, "key");
-    const Tensor dqkv = normal(DType::f32, {rows, 3 * h.num_heads * h.width()}, "dqkv");
-    const Values d = read(dqkv);
-    Tensor dq = unset(DType::f32, {rows, h.num_heads * h.qk()});
-    Tensor dkv = unset(DType::f32, {rows, h.num_heads * (h.nope + h.v)});
-    Tensor dkey = unset(DType::f32, {rows, h.rope});
-    ops::unpack_latent_heads(stream(), h, dqkv, make_ids(stream(), in.positions),
-                             tensor(DType::f32, {20, h.rope}, in.table), dq, dkv, dkey);
-    const double limit = tolerance(DType::f32, OpKind::elementwise);
-    expect_close(read(dq), gradient_of([&](const Values& x) { return dot(d, reference(h, in, x, kv, key)); }, q), limit,
-                 "dq");
-    expect_close(read(dkv), gradient_of([&](const Values& x) { return dot(d, reference(h, in, q, x, key)); }, kv),
-                 limit, "dkv");
-    expect_close(read(dkey), gradient_of([&](const Values& x) { return dot(d, reference(h, in, q, kv, x)); }, key),
-                 limit, "dkey");
+    const Tensor table = tensor(DType::f32, {20, h.rope}, in.table);
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      const Tensor dqkv = normal(dtype, {rows, 3 * h.num_heads * h.width()}, "dqkv");
+      const Values d = read(dqkv);
+      Tensor dq = unset(dtype, {rows, h.num_heads * h.qk()});
+      Tensor dkv = unset(dtype, {rows, h.num_heads * (h.nope + h.v)});
+      Tensor dkey = unset(dtype, {rows, h.rope});
+      ops::unpack_latent_heads(stream(), h, dqkv, make_ids(stream(), in.positions), table, dq, dkv, dkey);
+      const double limit = tolerance(dtype, OpKind::elementwise);
+      const std::string what = " " + dtype_name(dtype) + " " + dqkv.shape().str();
+      expect_close(read(dq), gradient_of([&](const Values& x) { return dot(d, reference(h, in, x, kv, key)); }, q),
+                   limit, "dq" + what);
+      expect_close(read(dkv), gradient_of([&](const Values& x) { return dot(d, reference(h, in, q, x, key)); }, kv),
+                   limit, "dkv" + what);
+      expect_close(read(dkey), gradient_of([&](const Values& x) { return dot(d, reference(h, in, q, kv, x)); }, key),
+                   limit, "dkey" + what);
+    }
   }
 }
 
@@ -135,6 +139,29 @@ TEST_P(LatentHeadsTest, ResizedHeadsKeepTheirBeginning) {
     }
     EXPECT_EQ(read(y), want) << from << " to " << to;
   }
+}
+
+TEST_P(LatentHeadsTest, NothingToDoAndWhatDoesNotFit) {
+  const LatentHeads h{2, 4, 2, 4};
+  const Tensor table = tensor(DType::f32, {1, 2}, {1, 0});
+  const Tensor positions = make_ids(stream(), {});
+  Tensor qkv = unset(DType::f32, {0, 36});
+  Tensor q = unset(DType::f32, {0, 12});
+  Tensor kv = unset(DType::f32, {0, 16});
+  Tensor key = unset(DType::f32, {0, 2});
+  ops::pack_latent_heads(stream(), h, q, kv, key, positions, table, qkv);
+  ops::unpack_latent_heads(stream(), h, qkv, positions, table, q, kv, key);
+  EXPECT_THROW(ops::pack_latent_heads(stream(), h, kv, kv, key, positions, table, qkv), BugError);
+  EXPECT_THROW(ops::unpack_latent_heads(stream(), h, qkv, positions, table, q, q, key), BugError);
+  EXPECT_THROW(ops::unpack_latent_heads(stream(), h, qkv, positions, key, q, kv, q), BugError);
+
+  const Tensor no_width = unset(DType::f32, {3, 0});
+  Tensor y = unset(DType::f32, {3, 4});
+  ops::resize_heads(stream(), no_width, 2, y);
+  EXPECT_EQ(read(y), Values(12));
+  Tensor nothing = unset(DType::f32, {3, 0});
+  ops::resize_heads(stream(), y, 2, nothing);
+  EXPECT_THROW(ops::resize_heads(stream(), y, 3, nothing), BugError);
 }
 
 TRIREME_OP_DEVICES(LatentHeadsTest);

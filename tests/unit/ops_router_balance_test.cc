@@ -10,17 +10,7 @@ using ops::Scoring;
 using ops::TokenStretches;
 using ops::WeightRule;
 
-class RouterBalanceTest : public OpTest {
- protected:
-  Tensor i32(Shape shape, const std::vector<int32_t>& values) {
-    return tensor(DType::i32, shape, Values(values.begin(), values.end()));
-  }
-  Tensor scores_of(const Tensor& logits, Scoring scoring) {
-    Tensor scores = unset(DType::f32, logits.shape());
-    ops::router_scores(stream(), logits, scoring, scores);
-    return scores;
-  }
-};
+class RouterBalanceTest : public RouterOpTest {};
 
 TEST_P(RouterBalanceTest, StatisticsMatchReference) {
   struct Case {

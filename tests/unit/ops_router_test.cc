@@ -45,16 +45,8 @@ std::vector<int32_t> reference_choice(const std::vector<float>& value, const Top
   return best(value, candidates, rule.top_k);
 }
 
-class RouterTest : public OpTest {
+class RouterTest : public RouterOpTest {
  protected:
-  Tensor i32(Shape shape, const std::vector<int32_t>& values) {
-    return tensor(DType::i32, shape, Values(values.begin(), values.end()));
-  }
-  Tensor scores_of(const Tensor& logits, Scoring scoring) {
-    Tensor scores = unset(DType::f32, logits.shape());
-    ops::router_scores(stream(), logits, scoring, scores);
-    return scores;
-  }
   Values choose(const Tensor& scores, const Tensor& bias, const TopKRule& rule) {
     Tensor experts = unset(DType::i32, {scores.dim(0), rule.top_k});
     ops::choose_top_k(stream(), scores, bias, rule, experts);

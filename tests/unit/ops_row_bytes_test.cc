@@ -45,6 +45,8 @@ TEST_P(RowBytesTest, NoRowsNoBytesAndWhatDoesNotFit) {
   EXPECT_THROW(ops::copy_row_bytes(stream(), x, 8, y, 0, 8), BugError);  // behind the end of a row
   EXPECT_THROW(ops::copy_row_bytes(stream(), x, 0, y, 1, 4), BugError);
   EXPECT_THROW(ops::copy_row_bytes(stream(), none, 0, y, 0, 4), BugError);
+  const Tensor odd = tensor(DType::u8, {2, 5}, Values(10));  // its second row lies at an odd address
+  EXPECT_THROW(ops::copy_row_bytes(stream(), odd, 0, y, 0, 4), BugError);
 }
 
 TRIREME_OP_DEVICES(RowBytesTest);

@@ -129,12 +129,15 @@ parallel: {pipeline: 4}
   PlanArgs args_;
 };
 
+// A layer multiplies 256 + 192 elements and scores as much as 32; two of them are a chunk, the head has 128. So the last rank
+// takes 3 + 3 · 0.133 for a microbatch: 3 + 8 · 3.4 + 6 in all, of which the first rank works 24.
 TEST_F(PlanCommand, PrintsTheSchedule) {
   EXPECT_EQ(run(), R"(  layout       data 1 × pipeline 4 = 4 ranks
-  memory       29.6 KiB per rank at most: parameters 2.1 KiB, gradients 4.1 KiB, optimizer 12.4 KiB, activations ~11.0 KiB
+  memory       31.4 KiB per rank at most: parameters 2.1 KiB, gradients 4.1 KiB, optimizer 12.4 KiB, activations ~12.9 KiB
   schedule     1f1b, 4 ranks, 8 microbatches
   layers       2, 2, 2, 2 (of each chunk)
-  bubble       37.5 % of the work, with times 1:1:1 and free transfers
+  work         1.00, 1.00, 1.00, 1.13 (of each chunk, the head's in the last; an average chunk's layers are 1)
+  bubble       50.8 % of the work, with times 1:1:1 and free transfers
   stashes      4, 3, 2, 1 (of each pipeline rank, one for a microbatch in a chunk, at most)
 )");
   args_.sets = {"parallel.schedule=zb_h1"};
@@ -142,7 +145,7 @@ TEST_F(PlanCommand, PrintsTheSchedule) {
   const std::string text = run();
   EXPECT_EQ(count(text, "data 2 × "), 1) << text;
   EXPECT_EQ(count(text, "zb_h1, 4 ranks, 4 microbatches\n"), 1) << text;
-  EXPECT_EQ(count(text, "bubble       25.0 %"), 1) << text;
+  EXPECT_EQ(count(text, "bubble       38.3 %"), 1) << text;  // 3 + 4 · 0.4 of 12
 }
 
 TEST_F(PlanCommand, JsonAndTimeline) {
@@ -151,10 +154,12 @@ TEST_F(PlanCommand, JsonAndTimeline) {
   args_.timeline = (folder_ / "out.svg").string();
   const auto plan = nlohmann::json::parse(run());
   EXPECT_EQ(plan["virtual_stages"], 2);
-  EXPECT_EQ(plan["bubble"], 0.0);
+  // Of a layer in each chunk the head makes 0.267; the other ranks stand idle while the first one computes it.
+  EXPECT_NEAR(plan["bubble"], 0.8 / 6, 1e-9);
+  EXPECT_NEAR(plan["bubble_of_rank"][0], 0, 1e-9);
   EXPECT_EQ(plan["layers_of_chunk"], std::vector<int>(8, 1));
   EXPECT_EQ(plan["peak_stashes_of_rank"], std::vector<int>(4, 8));
-  EXPECT_TRUE(read(folder_ / "out.svg").find("zb_v, 4 ranks × 2 chunks, 8 microbatches, bubble 0 %") !=
+  EXPECT_TRUE(read(folder_ / "out.svg").find("zb_v, 4 ranks × 2 chunks, 8 microbatches, bubble 13.3 %") !=
               std::string::npos);
   EXPECT_GT(nlohmann::json::parse(read(folder_ / "out.json"))["traceEvents"].size(), 8u * 8 * 3);
 }
@@ -166,6 +171,39 @@ TEST_F(PlanCommand, TimesFollowTheLayers) {
   const auto plan = nlohmann::json::parse(run());
   EXPECT_GT(plan["bubble_of_rank"][0], 3.0);
   EXPECT_EQ(plan["bubble_of_rank"][3], 0.0);
+}
+
+// Elements that a token is multiplied with, and a sixth of the scores' FLOPs.
+TEST_F(PlanCommand, WorkIsThatOfTheLayersOfAChunk) {
+  args_.json = true;
+  const auto work_of = [&](const std::string& model) {
+    args_.sets = {"model=" + model, "parallel.pipeline=2"};
+    return nlohmann::json::parse(run())["work_of_chunk"].get<std::vector<double>>();
+  };
+  const double attention = 256 + 32;
+  const double dense = attention + 3 * 8 * 24;
+  const double experts = attention + 4 * 8 + 2 * 3 * 8 * 8;
+  std::vector<double> work = work_of(
+      "{model_type: qwen3_moe, hidden_size: 8, num_hidden_layers: 2, num_attention_heads: 2, num_key_value_heads: 2, "
+      "head_dim: 4, intermediate_size: 24, moe_intermediate_size: 8, num_experts: 4, num_experts_per_tok: 2, "
+      "mlp_only_layers: [0], vocab_size: 16, max_position_embeddings: 8}");
+  ASSERT_EQ(work.size(), 2u);
+  EXPECT_NEAR(work[0], dense / ((dense + experts) / 2), 1e-9);
+  EXPECT_NEAR(work[1], (experts + 128) / ((dense + experts) / 2), 1e-9);
+
+  // The last chunk's module of multi-token prediction: a layer, what joins its inputs, the head again.
+  work = work_of(
+      "{model_type: deepseek_v3, hidden_size: 8, num_hidden_layers: 2, num_attention_heads: 2, q_lora_rank: null, "
+      "kv_lora_rank: 4, qk_nope_head_dim: 2, qk_rope_head_dim: 2, v_head_dim: 4, intermediate_size: 24, "
+      "moe_intermediate_size: 8, n_routed_experts: 4, num_experts_per_tok: 2, n_shared_experts: 1, n_group: 1, "
+      "topk_group: 1, first_k_dense_replace: 1, num_nextn_predict_layers: 1, vocab_size: 16, "
+      "max_position_embeddings: 8}");
+  const double latent = 64 + 48 + 48 + 64 + 32;
+  const double first = latent + 3 * 8 * 24;
+  const double second = latent + 4 * 8 + 3 * 3 * 8 * 8;
+  ASSERT_EQ(work.size(), 2u);
+  EXPECT_NEAR(work[0], first / ((first + second) / 2), 1e-9);
+  EXPECT_NEAR(work[1], (second + 128 + second + 2 * 8 * 8 + 128) / ((first + second) / 2), 1e-9);
 }
 
 TEST_F(PlanCommand, WrongOptionsAreRefused) {

@@ -12,6 +12,15 @@ namespace trireme::testing {
 
 inline constexpr ops::Scoring kScorings[] = {ops::Scoring::softmax, ops::Scoring::sigmoid};
 
+class RouterOpTest : public OpTest {
+ protected:
+  Tensor scores_of(const Tensor& logits, ops::Scoring scoring) {
+    Tensor scores = unset(DType::f32, logits.shape());
+    ops::router_scores(stream(), logits, scoring, scores);
+    return scores;
+  }
+};
+
 inline double log_sum_exp(const double* x, int64_t n) {
   const double max = *std::max_element(x, x + n);
   double sum = 0;

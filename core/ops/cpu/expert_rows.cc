@@ -7,6 +7,7 @@
 #include "core/ops/cpu/kernels.h"
 #include "core/ops/cpu/lanes.h"
 #include "core/ops/cpu/multiversion.h"
+#include "core/ops/cpu/row_sums.h"
 #include "core/ops/math.h"
 
 namespace trireme::cpu {
@@ -14,9 +15,8 @@ namespace trireme::cpu {
 namespace {
 
 constexpr int64_t kPairBlock = 8192;  // pairs that one piece of the sort counts and places
-constexpr int64_t kColumns = 512;     // of a row whose sum stays in the L1 cache
 
-// Sums of up to kColumns columns, over rows that each begin with them.
+// Sums of up to kSumColumns columns, over rows that each begin with them.
 template <class T>
 TRIREME_MULTIVERSION void add_row(const T* a, float* sum, int64_t n) {
 #pragma omp simd
@@ -31,18 +31,6 @@ TRIREME_MULTIVERSION void add_four_rows(const T* a, const T* b, const T* c, cons
   }
 }
 
-template <class T>
-TRIREME_MULTIVERSION void widen_row(const T* x, float* y, int64_t n) {
-#pragma omp simd
-  for (int64_t i = 0; i < n; ++i) y[i] = math::load(x + i);
-}
-
-template <class T>
-TRIREME_MULTIVERSION void narrow_row(const float* x, T* y, int64_t n) {
-#pragma omp simd
-  for (int64_t i = 0; i < n; ++i) math::store(y + i, x[i]);
-}
-
 // One row of sum_rows. `found` are the rows that its slots name.
 template <class T>
 void sum_row(const T* rows, const int32_t* found, int64_t num_found, T* y, int64_t columns, bool accumulate) {
@@ -51,9 +39,9 @@ void sum_row(const T* rows, const int32_t* found, int64_t num_found, T* y, int64
     std::memcpy(y, rows + found[0] * columns, static_cast<size_t>(columns) * sizeof(T));
     return;
   }
-  float sum[kColumns];
-  for (int64_t begin = 0; begin < columns; begin += kColumns) {
-    const int64_t n = std::min(kColumns, columns - begin);
+  float sum[kSumColumns];
+  for (int64_t begin = 0; begin < columns; begin += kSumColumns) {
+    const int64_t n = std::min(kSumColumns, columns - begin);
     const auto row = [&](int64_t s) { return rows + found[s] * columns + begin; };
     int64_t s = 0;
     if (accumulate) {

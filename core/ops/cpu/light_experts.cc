@@ -5,6 +5,7 @@
 #include "core/ops/cpu/blocks.h"
 #include "core/ops/cpu/kernels.h"
 #include "core/ops/cpu/multiversion.h"
+#include "core/ops/cpu/row_sums.h"
 #include "core/ops/light_rows.h"
 #include "core/ops/math.h"
 
@@ -12,30 +13,10 @@ namespace trireme::cpu {
 
 namespace {
 
-constexpr int64_t kColumns = 512;  // of a row whose sum stays in the L1 cache
-
-LightRows light_rows(const Tensor& experts, const Tensor& weights, const Tensor& mixes,
-                     const ops::LightChoices& choices) {
-  return {experts.data<int32_t>(), weights.data<float>(), choices.num_constant > 0 ? mixes.data<float>() : nullptr,
-          experts.dim(1), choices};
-}
-
 template <class T>
 TRIREME_MULTIVERSION void add_times(const T* x, float factor, float* sum, int64_t n) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) sum[i] = std::fma(factor, math::load(x + i), sum[i]);
-}
-
-template <class T>
-TRIREME_MULTIVERSION void widen_row(const T* x, float* y, int64_t n) {
-#pragma omp simd
-  for (int64_t i = 0; i < n; ++i) y[i] = math::load(x + i);
-}
-
-template <class T>
-TRIREME_MULTIVERSION void narrow_row(const float* x, T* y, int64_t n) {
-#pragma omp simd
-  for (int64_t i = 0; i < n; ++i) math::store(y + i, x[i]);
 }
 
 // One row: y += x_factor·x + Σ_m factors[m]·table[m].
@@ -43,9 +24,9 @@ template <class T>
 void add_row(const T* x, float x_factor, const float* factors, const float* table, int64_t num, T* y, int64_t columns) {
   const auto is_zero = [](float f) { return f == 0; };
   if (is_zero(x_factor) && std::all_of(factors, factors + num, is_zero)) return;
-  float sum[kColumns];
-  for (int64_t begin = 0; begin < columns; begin += kColumns) {
-    const int64_t n = std::min(kColumns, columns - begin);
+  float sum[kSumColumns];
+  for (int64_t begin = 0; begin < columns; begin += kSumColumns) {
+    const int64_t n = std::min(kSumColumns, columns - begin);
     widen_row(y + begin, sum, n);
     if (!is_zero(x_factor)) add_times(x + begin, x_factor, sum, n);
     for (int64_t m = 0; m < num; ++m) {
@@ -59,7 +40,7 @@ void add_row(const T* x, float x_factor, const float* factors, const float* tabl
 
 void light_factors(Stream& stream, const Tensor& experts, const Tensor& weights, const Tensor& mixes,
                    const ops::LightChoices& choices, Tensor& x_factor, Tensor& vector_factors) {
-  const LightRows rows = light_rows(experts, weights, mixes, choices);
+  const LightRows rows(experts, weights, mixes, choices);
   float* by_x = x_factor.data<float>();
   float* by_vector = choices.num_constant > 0 ? vector_factors.data<float>() : nullptr;
   stream.pool().for_ranges(experts.dim(0), rows_per_piece(rows.slots), [&](int64_t begin, int64_t end) {
@@ -70,7 +51,7 @@ void light_factors(Stream& stream, const Tensor& experts, const Tensor& weights,
 void light_gradients(Stream& stream, const Tensor& experts, const Tensor& weights, const Tensor& mixes,
                      const Tensor& x_dots, const Tensor& vector_dots, const ops::LightChoices& choices,
                      Tensor& dweights, Tensor& dlogits) {
-  const LightRows rows = light_rows(experts, weights, mixes, choices);
+  const LightRows rows(experts, weights, mixes, choices);
   const bool constants = choices.num_constant > 0;
   const float* of_vectors = constants ? vector_dots.data<float>() : nullptr;
   float* by_logits = constants ? dlogits.data<float>() : nullptr;

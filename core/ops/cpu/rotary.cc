@@ -18,11 +18,9 @@ TRIREME_MULTIVERSION void rotate_row(T* row, const float* cos, const float* sin,
     T* b = a + half;
 #pragma omp simd
     for (int64_t i = 0; i < half; ++i) {
-      const float x = math::load(a + i);
-      const float y = math::load(b + i);
-      const float s = sign * sin[i];
-      math::store(a + i, std::fma(x, cos[i], -(y * s)));
-      math::store(b + i, std::fma(y, cos[i], x * s));
+      const math::Turned pair = math::turn(math::load(a + i), math::load(b + i), cos[i], sign * sin[i]);
+      math::store(a + i, pair.a);
+      math::store(b + i, pair.b);
     }
   }
 }

@@ -3,6 +3,7 @@
 #include "core/ops/cuda/elements.h"
 #include "core/ops/cuda/fast_math.h"
 #include "core/ops/cuda/kernels.h"
+#include "core/ops/cuda/swiglu.h"
 #include "core/ops/float_type.h"
 
 namespace trireme::cuda {
@@ -53,12 +54,10 @@ struct SwigluForward {
 
   template <int kN>
   __device__ void run(int64_t row, int64_t column) const {
-    const T* in = gate_up + row * 2 * columns + column;
-    Floats<kN> gate = load<kN>(in);
-    const Floats<kN> up = load<kN>(in + columns);
+    GateUp<kN> in = load_gate_up<kN>(gate_up, row, column, columns);
 #pragma unroll
-    for (int j = 0; j < kN; ++j) gate.x[j] = math::silu<UnitOf<T>>(gate.x[j]) * up.x[j];
-    store<kN>(y + row * columns + column, gate);
+    for (int j = 0; j < kN; ++j) in.gate.x[j] = math::silu<UnitOf<T>>(in.gate.x[j]) * in.up.x[j];
+    store<kN>(y + row * columns + column, in.gate);
   }
 };
 
@@ -71,18 +70,15 @@ struct SwigluBackward {
 
   template <int kN>
   __device__ void run(int64_t row, int64_t column) const {
-    const int64_t wide = row * 2 * columns + column;
     const Floats<kN> d = load<kN>(dy + row * columns + column);
-    Floats<kN> gate = load<kN>(gate_up + wide);
-    Floats<kN> up = load<kN>(gate_up + wide + columns);
+    GateUp<kN> in = load_gate_up<kN>(gate_up, row, column, columns);
 #pragma unroll
     for (int j = 0; j < kN; ++j) {
-      const math::SwigluGrad grad = math::swiglu_grad<UnitOf<T>>(d.x[j], gate.x[j], up.x[j]);
-      gate.x[j] = grad.gate;
-      up.x[j] = grad.up;
+      const math::SwigluGrad grad = math::swiglu_grad<UnitOf<T>>(d.x[j], in.gate.x[j], in.up.x[j]);
+      in.gate.x[j] = grad.gate;
+      in.up.x[j] = grad.up;
     }
-    store<kN>(dgate_up + wide, gate);
-    store<kN>(dgate_up + wide + columns, up);
+    store_gate_up(dgate_up, row, column, columns, in);
   }
 };
 

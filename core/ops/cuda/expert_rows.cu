@@ -4,6 +4,7 @@
 #include "core/ops/cuda/fast_math.h"
 #include "core/ops/cuda/kernels.h"
 #include "core/ops/cuda/reduce.h"
+#include "core/ops/cuda/swiglu.h"
 #include "core/ops/float_type.h"
 
 namespace trireme::cuda {
@@ -107,13 +108,11 @@ struct SwigluForward {
 
   template <int kN>
   __device__ void run(int64_t row, int64_t column) const {
-    const T* in = gate_up + row * 2 * columns + column;
     const float weight = weights[row];
-    Floats<kN> gate = load<kN>(in);
-    const Floats<kN> up = load<kN>(in + columns);
+    GateUp<kN> in = load_gate_up<kN>(gate_up, row, column, columns);
 #pragma unroll
-    for (int j = 0; j < kN; ++j) gate.x[j] = weight * (math::silu<UnitOf<T>>(gate.x[j]) * up.x[j]);
-    store<kN>(y + row * columns + column, gate);
+    for (int j = 0; j < kN; ++j) in.gate.x[j] = weight * (math::silu<UnitOf<T>>(in.gate.x[j]) * in.up.x[j]);
+    store<kN>(y + row * columns + column, in.gate);
   }
 };
 
@@ -150,21 +149,18 @@ __global__ void __launch_bounds__(kWarpsPerBlock* kWarp)
   if (row >= rows) return;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const float weight = weights[row];
-  const int64_t wide = row * 2 * columns;
   float sum = 0;
   for (int64_t i = lane * kWidth; i < columns; i += kWarp * kWidth) {
     const Floats<kWidth> d = load<kWidth>(dy + row * columns + i);
-    Floats<kWidth> gate = load<kWidth>(gate_up + wide + i);
-    Floats<kWidth> up = load<kWidth>(gate_up + wide + columns + i);
+    GateUp<kWidth> in = load_gate_up<kWidth>(gate_up, row, i, columns);
 #pragma unroll
     for (int j = 0; j < kWidth; ++j) {
-      const math::SwigluGrad grad = math::swiglu_grad<UnitOf<T>>(d.x[j], gate.x[j], up.x[j]);
-      sum = std::fma(grad.up, up.x[j], sum);
-      gate.x[j] = weight * grad.gate;
-      up.x[j] = weight * grad.up;
+      const math::SwigluGrad grad = math::swiglu_grad<UnitOf<T>>(d.x[j], in.gate.x[j], in.up.x[j]);
+      sum = std::fma(grad.up, in.up.x[j], sum);
+      in.gate.x[j] = weight * grad.gate;
+      in.up.x[j] = weight * grad.up;
     }
-    store<kWidth>(dgate_up + wide + i, gate);
-    store<kWidth>(dgate_up + wide + columns + i, up);
+    store_gate_up(dgate_up, row, i, columns, in);
   }
   sum = warp_sum(sum);
   if (lane == 0) dweights[row] = sum;

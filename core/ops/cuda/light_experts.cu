@@ -9,12 +9,6 @@ namespace trireme::cuda {
 
 namespace {
 
-LightRows light_rows(const Tensor& experts, const Tensor& weights, const Tensor& mixes,
-                     const ops::LightChoices& choices) {
-  return {experts.data<int32_t>(), weights.data<float>(), choices.num_constant > 0 ? mixes.data<float>() : nullptr,
-          experts.dim(1), choices};
-}
-
 struct Factors {
   LightRows rows;
   float* x_factor;
@@ -73,7 +67,7 @@ struct AddRows {
 void light_factors(Stream& stream, const Tensor& experts, const Tensor& weights, const Tensor& mixes,
                    const ops::LightChoices& choices, Tensor& x_factor, Tensor& vector_factors) {
   if (experts.dim(0) == 0) return;
-  const Factors op{light_rows(experts, weights, mixes, choices), x_factor.data<float>(),
+  const Factors op{LightRows(experts, weights, mixes, choices), x_factor.data<float>(),
                    choices.num_constant > 0 ? vector_factors.data<float>() : nullptr};
   for_elements<1>(stream, experts.dim(0), /*aligned=*/false, op);
 }
@@ -83,7 +77,7 @@ void light_gradients(Stream& stream, const Tensor& experts, const Tensor& weight
                      Tensor& dweights, Tensor& dlogits) {
   if (experts.dim(0) == 0) return;
   const bool constants = choices.num_constant > 0;
-  const Gradients op{light_rows(experts, weights, mixes, choices), x_dots.data<float>(),
+  const Gradients op{LightRows(experts, weights, mixes, choices), x_dots.data<float>(),
                      constants ? vector_dots.data<float>() : nullptr, dweights.data<float>(),
                      constants ? dlogits.data<float>() : nullptr};
   for_elements<1>(stream, experts.dim(0), /*aligned=*/false, op);

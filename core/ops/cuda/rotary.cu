@@ -49,9 +49,9 @@ struct Rotate {
     Floats<kN> y = load<kN>(b);
 #pragma unroll
     for (int j = 0; j < kN; ++j) {
-      const float first = x.x[j];
-      x.x[j] = std::fma(first, cos.x[j], -(y.x[j] * sin.x[j]));
-      y.x[j] = std::fma(y.x[j], cos.x[j], first * sin.x[j]);
+      const math::Turned pair = math::turn(x.x[j], y.x[j], cos.x[j], sin.x[j]);
+      x.x[j] = pair.a;
+      y.x[j] = pair.b;
     }
     store<kN>(a, x);
     store<kN>(b, y);

@@ -75,13 +75,23 @@ __global__ void half_warps(int* out) {
   out[blockIdx.x * 64 + threadIdx.x] = slots[threadIdx.x ^ (kGood ? 8 : 16)];
 }
 
-// A shuffle orders its lanes as __syncwarp does, and no others.
+// Shuffles and ballots exchange registers; they order no accesses to memory.
 template <bool kGood, int kCase>
-__global__ void shuffle_orders(int* out) {
+__global__ void shuffle_orders_nothing(int* out) {
   __shared__ int slots[64];
   slots[threadIdx.x] = 1;
   const int other = __shfl_xor_sync(0xffffffffu, slots[threadIdx.x], 1);
-  out[blockIdx.x * 64 + threadIdx.x] = slots[threadIdx.x ^ (kGood ? 2 : 32)] + other;
+  if (kGood) __syncwarp();
+  out[blockIdx.x * 64 + threadIdx.x] = slots[threadIdx.x ^ 2] + other;
+}
+
+template <bool kGood, int kCase>
+__global__ void ballot_orders_nothing(int* out) {
+  __shared__ int slots[64];
+  slots[threadIdx.x] = 1;
+  const unsigned lanes = __ballot_sync(0xffffffffu, slots[threadIdx.x] == 1);
+  if (kGood) __syncwarp();
+  out[blockIdx.x * 64 + threadIdx.x] = slots[threadIdx.x ^ 2] + static_cast<int>(lanes);
 }
 
 template <bool kGood, int kCase>
@@ -277,9 +287,14 @@ TEST_P(Races, SyncwarpOfHalfAWarp) {
   in_all_orders(KERNELS(half_warps), result_);
 }
 
-TEST_P(Races, ShuffleOrdersItsLanes) {
+TEST_P(Races, ShuffleOrdersNoMemory) {
   set_races(emulator::Races::blocks);
-  in_all_orders(KERNELS(shuffle_orders), result_);
+  in_all_orders(KERNELS(shuffle_orders_nothing), result_);
+}
+
+TEST_P(Races, BallotOrdersNoMemory) {
+  set_races(emulator::Races::blocks);
+  in_all_orders(KERNELS(ballot_orders_nothing), result_);
 }
 
 TEST_P(Races, SharedMemoryOfOneBlockAfterAnother) {
