@@ -119,19 +119,31 @@ void drop_harmless(ConfigNode& model, ModelFamily family) {
 // Of a config.json that doesn't give a key, transformers takes its own default, which here is none: a model section
 // says what it has.
 void add_absent_keys(ConfigNode& model, ModelFamily family) {
-  const auto add = [&](const std::string& key, const std::string& text) {
-    if (model.find(key)) return;
-    model.children.push_back({.kind = Kind::scalar, .key = key, .text = text, .where = model.where});
+  using enum ModelFamily;
+  struct Absent {
+    ModelFamily family;
+    const char* key;
+    const char* text;
   };
-  if (family == ModelFamily::deepseek_v2) {
-    add("topk_method", "greedy");
-    add("n_shared_experts", "2");
-  }
-  if (family == ModelFamily::deepseek_v3) {
-    add("n_group", "8");
-    add("topk_group", "4");
-    add("n_shared_experts", "1");
-    add("first_k_dense_replace", "3");
+  static const std::vector<Absent> kAbsent = {
+      {qwen2, "num_key_value_heads", "32"},
+      {qwen3, "num_key_value_heads", "32"},
+      {qwen3, "head_dim", "128"},
+      {mixtral, "num_key_value_heads", "8"},
+      {qwen2_moe, "num_key_value_heads", "16"},
+      {qwen3_moe, "num_key_value_heads", "4"},
+      {deepseek_v2, "q_lora_rank", "1536"},
+      {deepseek_v2, "topk_method", "greedy"},
+      {deepseek_v2, "n_shared_experts", "2"},
+      {deepseek_v3, "q_lora_rank", "1536"},
+      {deepseek_v3, "n_group", "8"},
+      {deepseek_v3, "topk_group", "4"},
+      {deepseek_v3, "n_shared_experts", "1"},
+      {deepseek_v3, "first_k_dense_replace", "3"},
+  };
+  for (const Absent& absent : kAbsent) {
+    if (absent.family != family || model.find(absent.key)) continue;
+    model.children.push_back({.kind = Kind::scalar, .key = absent.key, .text = absent.text, .where = model.where});
   }
 }
 

@@ -110,7 +110,10 @@ const std::vector<Layout>& layouts() {
        {"gpt2_deep", "qwen3_deep"}},
       // Experts
       {"expert2", 2, {p("data: 2, expert: 2"), one}, {"mixtral", "deepseek_v3", "qwen3_moe_deep", "deepseek_v2"}},
-      {"tensor2_expert2", 2, {p("tensor: 2, expert: 2")}, {"deepseek_v3", "qwen3_moe_deep", "deepseek_v3_documents"}},
+      {"tensor2_expert2",
+       2,
+       {p("tensor: 2, expert: 2")},
+       {"deepseek_v3", "qwen3_moe_deep", "deepseek_v3_documents", "deepseek_v3_yarn"}},
       {"tensor2_sequence_expert2_allgather",
        4,
        {p("data: 2, tensor: 2, sequence: true, expert: 2, zero: 3"), "moe.dispatch=allgather"},

@@ -152,6 +152,10 @@ TEST_F(ExpertsOfConfigs, AbsentKeysOfAFile) {
   EXPECT_EQ(greedy.experts.num_groups, 1);
   EXPECT_EQ(greedy.experts.groups_per_token, 1);
   EXPECT_EQ(read(replaced(kDeepSeek2, "\"n_shared_experts\": 1,", "")).experts.shared_ffn_size, 20);
+  EXPECT_EQ(read(replaced(kDeepSeek2, "\"q_lora_rank\": null, ", "")).latent.q_rank, 1536);
+  std::string heads = replaced(kMixtral, "\"num_key_value_heads\": 2, ", "");
+  heads = replaced(heads, "\"num_attention_heads\": 4", "\"num_attention_heads\": 16");
+  EXPECT_EQ(read(replaced(heads, "\"hidden_size\": 24", "\"hidden_size\": 96")).num_kv_heads, 8);
   std::string text = replaced(kDeepSeek3, "\"n_group\": 2,", "");
   text = replaced(text, "\"n_routed_experts\": 8", "\"n_routed_experts\": 16");
   text = replaced(text, "\"topk_group\": 1,", "");

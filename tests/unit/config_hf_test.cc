@@ -86,6 +86,21 @@ TEST_F(HfConfig, QwenFixesBiasesAndNorms) {
   EXPECT_EQ(three.head_dim, 16);
 }
 
+// What a config.json leaves out means what transformers takes for it.
+TEST_F(HfConfig, AbsentKeysOfAFile) {
+  std::string text = replaced(kQwen2, "\"num_key_value_heads\": 4, ", "");
+  text = replaced(text, "\"num_attention_heads\": 4", "\"num_attention_heads\": 64");
+  text = replaced(text, "\"hidden_size\": 32", "\"hidden_size\": 512");
+  const ModelConfig two = read(text);
+  EXPECT_EQ(two.num_kv_heads, 32);
+  EXPECT_EQ(two.head_dim, 8);
+  const ModelConfig three = read(replaced(text, "qwen2", "qwen3"));
+  EXPECT_EQ(three.num_kv_heads, 32);
+  EXPECT_EQ(three.head_dim, 128);
+  EXPECT_EQ(read(replaced(kLlama, "\"num_key_value_heads\": 2,", "")).num_kv_heads, 4);
+  EXPECT_EQ(run(text, "num_key_value_heads: 64").model.num_kv_heads, 64);
+}
+
 TEST_F(HfConfig, Gpt2) {
   const ModelConfig m = read(kGpt2);
   EXPECT_EQ(m.family, ModelFamily::gpt2);
@@ -219,7 +234,8 @@ TEST_F(HfConfig, RefusesByNameWhatIsNotBuilt) {
 
 TEST_F(HfConfig, SlidingWindowOnlyWhenActive) {
   const std::string base = R"({"model_type": "qwen2", "hidden_size": 32, "intermediate_size": 64,
-    "num_hidden_layers": 4, "num_attention_heads": 4, "max_position_embeddings": 64, "vocab_size": 64, "use_sliding_window": true})";
+    "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": 64, "vocab_size": 64,
+    "use_sliding_window": true})";
   EXPECT_EQ(read(base).num_layers, 4);  // the first 28 layers attend fully by default
   expect_refused(with(base, R"("max_window_layers": 2)"), "model.use_sliding_window asks for an active sliding window");
   EXPECT_EQ(read(with(base, R"("max_window_layers": 2, "sliding_window": null)")).num_layers, 4);
