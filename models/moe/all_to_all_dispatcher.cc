@@ -138,8 +138,8 @@ class AllToAllDispatcher final : public Dispatcher {
   // Rows arrive rank by rank, and of each rank expert by expert.
   void arrange(Stream& stream, const CountTable& table, DispatchPlan& plan) const {
     const int64_t n = plan.num_rows();
-    std::vector<int64_t> next(static_cast<size_t>(num_ranks_),
-                              0);  // arrived row that each rank's next expert begins at
+    // The arrived row at which each rank's next expert begins.
+    std::vector<int64_t> next(static_cast<size_t>(num_ranks_), 0);
     for (int64_t r = 1; r < num_ranks_; ++r) {
       next[static_cast<size_t>(r)] = next[static_cast<size_t>(r - 1)] + plan.from_ranks()[static_cast<size_t>(r - 1)];
     }

@@ -21,8 +21,8 @@ namespace trireme {
 // How the pairs of one microbatch (or a part of it) travel.
 struct DispatchPlan {
   Tensor order;  // i32: the pair of each row that leaves, in the order of leaving
-  Tensor
-      position;  // i32: where the rows of each pair come back, -1: nowhere; S numbers for each pair, the pairs in order
+  // i32: where the rows of each pair come back, -1: nowhere; as many numbers for each pair as it has rows, pairs in order
+  Tensor position;
   Tensor arrange;  // i32: which arrived row stands at each place, sorted by expert; undefined: as they arrive
   Tensor restore;  // i32: the inverse
   // i64 on the host: how many ranks are counted, rows to each of them, rows from each, then the offsets of local experts.

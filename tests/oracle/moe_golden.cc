@@ -1,5 +1,8 @@
 #include "tests/oracle/moe_golden.h"
 
+#include <gtest/gtest.h>
+
+#include <cmath>
 #include <cstdlib>
 #include <map>
 
@@ -21,6 +24,17 @@ T one_of(const std::string& word, const std::map<std::string, T>& values) {
 }  // namespace
 
 MoeGolden::MoeGolden(const std::string& name) : reader_(file(name)) {}
+
+void expect_near(const std::vector<double>& got, const std::vector<double>& want, const std::string& what) {
+  ASSERT_EQ(got.size(), want.size()) << what;
+  double difference = 0;
+  double norm = 0;
+  for (size_t i = 0; i < got.size(); ++i) {
+    difference += (got[i] - want[i]) * (got[i] - want[i]);
+    norm += want[i] * want[i];
+  }
+  EXPECT_LE(std::sqrt(difference), kBound * std::sqrt(norm)) << what;
+}
 
 ModelConfig model_of(const MoeGolden& golden) {
   ModelConfig model;

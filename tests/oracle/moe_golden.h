@@ -42,6 +42,9 @@ class MoeGolden {
   SafetensorsReader reader_;
 };
 
+inline constexpr double kBound = 2e-6;  // ‖got − want‖ / ‖want‖; PyTorch's own fp32 runs stay below 3e-7
+void expect_near(const std::vector<double>& got, const std::vector<double>& want, const std::string& what);
+
 // One layer with the case's experts.
 ModelConfig model_of(const MoeGolden& golden);
 MoeConfig moe_of(const MoeGolden& golden);

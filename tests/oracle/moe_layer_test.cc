@@ -2,7 +2,6 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <limits>
 #include <map>
 
 #include "core/device/allocator.h"
@@ -16,22 +15,6 @@
 
 namespace trireme::golden {
 namespace {
-
-constexpr double kBound = 2e-6;  // ‖a − b‖ / ‖b‖; PyTorch's own fp32 runs stay below 3e-7
-
-double error(const std::vector<double>& got, const std::vector<double>& want) {
-  if (got.size() != want.size()) return std::numeric_limits<double>::infinity();
-  double difference = 0, norm = 0;
-  for (size_t i = 0; i < got.size(); ++i) {
-    difference += (got[i] - want[i]) * (got[i] - want[i]);
-    norm += want[i] * want[i];
-  }
-  return norm > 0 ? std::sqrt(difference / norm) : std::sqrt(difference);
-}
-
-void expect_near(const std::vector<double>& got, const std::vector<double>& want, const std::string& what) {
-  EXPECT_LE(error(got, want), kBound) << what;
-}
 
 // One layer with memory of its own, as the model's buckets would give it.
 class Layer {

@@ -2,22 +2,18 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstdlib>
-#include <map>
 
 #include "core/device/allocator.h"
 #include "core/device/device.h"
 #include "core/device/thread_pool.h"
-#include "core/formats/safetensors.h"
 #include "core/ops/elementwise.h"
 #include "models/moe/moe_mlp.h"
+#include "tests/oracle/moe_golden.h"
 
-namespace trireme {
+namespace trireme::golden {
 namespace {
 
 using Values = std::vector<double>;
-
-constexpr double kBound = 2e-6;  // ‖a − b‖ / ‖b‖
 
 // Layers with memory of their own, as the model's buckets would give it.
 class Layers {
@@ -69,58 +65,28 @@ class Layers {
   std::vector<std::vector<Weight*>> weights_;
 };
 
-void expect_near(const Values& got, const Values& want, const std::string& what) {
-  ASSERT_EQ(got.size(), want.size()) << what;
-  double difference = 0;
-  double norm = 0;
-  for (size_t i = 0; i < got.size(); ++i) {
-    difference += (got[i] - want[i]) * (got[i] - want[i]);
-    norm += want[i] * want[i];
-  }
-  EXPECT_LE(std::sqrt(difference), kBound * std::sqrt(norm)) << what;
-}
-
-// The golden files: M microbatches of B·T = N tokens; 8 real experts, 1 zero, 1 copy and 2 constant ones; two layers.
-constexpr int64_t kMicrobatches = 2, kBatch = 2, kSequence = 16, kTokens = kBatch * kSequence, kHidden = 16, kWidth = 8,
-                  kReal = 8, kConstant = 2, kChoices = 12;
+constexpr int64_t kConstant = 2, kChoices = 12;  // 8 real experts, 1 zero, 1 copy and 2 constant ones
 
 class MoePlusPlus : public testing::TestWithParam<const char*> {
  protected:
-  static SafetensorsReader open(const std::string& name) {
-    const char* moved = std::getenv("TRIREME_SOURCE_DIR");
-    return SafetensorsReader(std::string(moved != nullptr ? moved : TRIREME_SOURCE_DIR) +
-                             "/tests/oracle/golden/moe_layer/" + name + ".safetensors");
-  }
-  static Values read(const SafetensorsReader& reader, const std::string& name) {
-    Values values(static_cast<size_t>(reader.spec(name).numel()));
-    reader.read(name, 0, std::span<double>(values));
-    return values;
-  }
-  // Number `i` of `of` equal parts.
-  static Values read(const SafetensorsReader& reader, const std::string& name, int64_t i, int64_t of) {
-    const Values all = read(reader, name);
-    const int64_t size = std::ssize(all) / of;
-    return {all.begin() + i * size, all.begin() + (i + 1) * size};
-  }
   // A parameter, or its gradient with "grad.", as the files have it.
-  static Values parameter(const SafetensorsReader& reader, int64_t layer, const std::string& kind,
-                          const std::string& name) {
+  static Values parameter(const MoeGolden& file, int64_t layer, const std::string& kind, const std::string& name) {
     const ParameterNames names(ModelFamily::qwen3_moe, layer);
     const std::string at = std::to_string(layer) + "." + kind;
     if (name == names.router + ".weight") {
-      Values all = read(reader, at + "router");
+      Values all = file.read<double>(at + "router");
       all.resize(kChoices * kHidden);
       return all;
     }
-    if (name == names.gate_residual + ".weight") return read(reader, at + "residual");
-    for (int64_t e = 0; e < kReal; ++e) {
-      if (name == names.expert(e).gate + ".weight") return read(reader, at + "gate", e, kReal);
-      if (name == names.expert(e).up + ".weight") return read(reader, at + "up", e, kReal);
-      if (name == names.expert(e).down + ".weight") return read(reader, at + "down", e, kReal);
+    if (name == names.gate_residual + ".weight") return file.read<double>(at + "residual");
+    for (int64_t e = 0; e < kExperts; ++e) {
+      if (name == names.expert(e).gate + ".weight") return file.read<double>(at + "gate", e);
+      if (name == names.expert(e).up + ".weight") return file.read<double>(at + "up", e);
+      if (name == names.expert(e).down + ".weight") return file.read<double>(at + "down", e);
     }
     for (int64_t j = 0; j < kConstant; ++j) {
-      if (name == names.constant_expert(j).vector) return read(reader, at + "constant_value", j, kConstant);
-      if (name == names.constant_expert(j).mix + ".weight") return read(reader, at + "constant_router", j, kConstant);
+      if (name == names.constant_expert(j).vector) return file.read<double>(at + "constant_value", j);
+      if (name == names.constant_expert(j).mix + ".weight") return file.read<double>(at + "constant_router", j);
     }
     ADD_FAILURE() << "what is " << name;
     return {};
@@ -128,25 +94,16 @@ class MoePlusPlus : public testing::TestWithParam<const char*> {
 };
 
 TEST_P(MoePlusPlus, TwoLayersAreThoseOfTheFormulas) {
-  const SafetensorsReader golden = open(GetParam());
-  const SafetensorsReader inputs = open("inputs");
-  const auto number = [&](const std::string& name) { return std::stod(golden.metadata().at(name)); };
-  ModelConfig model;
-  model.family = ModelFamily::qwen3_moe;
-  model.hidden_size = kHidden;
+  const MoeGolden golden(GetParam());
+  const MoeGolden inputs("inputs");
+  ModelConfig model = model_of(golden);
   model.num_layers = 2;
-  model.experts = {.num_experts = kReal, .top_k = static_cast<int64_t>(number("top_k")), .ffn_size = kWidth};
-  model.experts.normalize = golden.metadata().at("normalize") == "true";
   model.experts.num_zero = 1;
   model.experts.num_copy = 1;
   model.experts.num_constant = kConstant;
   model.experts.gating_residual = true;
-  MoeConfig moe;
-  moe.aux_loss_coef = number("aux_loss_coef");
-  moe.z_loss_coef = number("z_loss_coef");
-  moe.constant_share = number("constant_share");
-  if (number("capacity_factor") > 0) moe.capacity_factor = number("capacity_factor");
-  ASSERT_EQ(golden.metadata().at("aux_scope"), "microbatch");
+  MoeConfig moe = moe_of(golden);
+  moe.constant_share = golden.number("constant_share");
   Layers layers(model, moe, [&](int64_t layer, const Parameter& p) { return parameter(inputs, layer, "", p.name); });
 
   for (int64_t m = 0; m < kMicrobatches; ++m) {
@@ -157,7 +114,7 @@ TEST_P(MoePlusPlus, TwoLayersAreThoseOfTheFormulas) {
     microbatch.num_so_far = m + 1;
     const std::string where = " of microbatch " + std::to_string(m) + ", layer ";
     const auto input = [&](int64_t layer, const char* name) {
-      return layers.tensor({kTokens, kHidden}, read(inputs, std::to_string(layer) + name, m, kMicrobatches));
+      return layers.tensor({kTokens, kHidden}, inputs.read<double>(std::to_string(layer) + name, m));
     };
     Stash stashes[2];
     Tensor logits[2];
@@ -165,8 +122,8 @@ TEST_P(MoePlusPlus, TwoLayersAreThoseOfTheFormulas) {
       const Tensor y = layers[layer].forward(layers.stream(), microbatch, input(layer, ".x"),
                                              layer > 0 ? logits[0] : Tensor{}, logits[layer], stashes[layer]);
       const std::string at = std::to_string(layer);
-      expect_near(layers.read(y), read(golden, at + ".y", m, kMicrobatches), "y" + where + at);
-      expect_near(layers.read(logits[layer]), read(golden, at + ".logits", m, kMicrobatches), "logits" + where + at);
+      expect_near(layers.read(y), golden.read<double>(at + ".y", m), "y" + where + at);
+      expect_near(layers.read(logits[layer]), golden.read<double>(at + ".logits", m), "logits" + where + at);
     }
     Tensor dlogits;
     for (int64_t layer = 1; layer >= 0; --layer) {
@@ -174,7 +131,7 @@ TEST_P(MoePlusPlus, TwoLayersAreThoseOfTheFormulas) {
       const Tensor dx = layers[layer].backward_input(layers.stream(), microbatch, input(layer, ".dy"), dlogits, dbefore,
                                                      stashes[layer]);
       const std::string at = std::to_string(layer);
-      expect_near(layers.read(dx), read(golden, at + ".dx", m, kMicrobatches), "dx" + where + at);
+      expect_near(layers.read(dx), golden.read<double>(at + ".dx", m), "dx" + where + at);
       layers[layer].backward_weight(layers.stream(), microbatch, input(layer, ".x"), stashes[layer]);
       dlogits = dbefore;
     }
@@ -247,4 +204,4 @@ TEST(MoePlusPlusExperts, DoWhatDefinesThem) {
 }
 
 }  // namespace
-}  // namespace trireme
+}  // namespace trireme::golden
