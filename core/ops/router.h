@@ -27,6 +27,7 @@ struct WeightRule {
 };
 
 // Which row of a table with a row for each stretch of tokens belongs to token r of this call: (first_token + r) / length.
+// A GPU takes the tokens of up to 65,535 stretches in a call.
 struct TokenStretches {
   int64_t first_token = 0;
   int64_t length = 1;

@@ -58,6 +58,16 @@ TEST_P(RouterBalanceTest, StatisticsMatchReference) {
   }
 }
 
+// 0 · ln 0 is 0.
+TEST_P(RouterBalanceTest, ScoresOfZeroHaveNoEntropy) {
+  const Tensor logits = tensor(DType::f32, {1, 2}, {0, 0});
+  const Tensor scores = tensor(DType::f32, {1, 2}, {0, 0.5});
+  Tensor undefined;
+  Tensor sums = tensor(DType::f64, {2}, {0, 0});
+  ops::router_statistics(stream(), logits, scores, Scoring::sigmoid, undefined, {}, undefined, undefined, sums);
+  EXPECT_EQ(read(sums)[1], 0);
+}
+
 TEST_P(RouterBalanceTest, BalanceLossMatchesReference) {
   constexpr int64_t kChoices = 37;
   for (const int64_t stretches : {1, 3, 40}) {

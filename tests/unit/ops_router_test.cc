@@ -170,28 +170,31 @@ TEST_P(RouterTest, WeightsOfNextToNothing) {
 
 TEST_P(RouterTest, LargeLogitsStayNumbers) {
   constexpr double kBig = 30000;
-  const Values x = {kBig, -kBig, 0, kBig, kBig, kBig, -kBig, -kBig, -kBig};
-  const Tensor logits = tensor(DType::f32, {3, 3}, x);
-  const Tensor experts = i32({3, 2}, {0, 1, 0, 2, 2, 1});
-  const Tensor dweights = normal(DType::f32, {3, 2}, "dweights");
+  // All that the last token has chosen has a score of 0.
+  const Values x = {kBig, -kBig, 0, kBig, kBig, kBig, -kBig, -kBig, -kBig, kBig, -kBig, -kBig};
+  const Tensor logits = tensor(DType::f32, {4, 3}, x);
+  const Tensor experts = i32({4, 2}, {0, 1, 0, 2, 2, 1, 1, 2});
+  const Tensor dweights = normal(DType::f32, {4, 2}, "dweights");
   const Tensor balance = normal(DType::f32, {1, 3}, "balance");
   for (const Scoring scoring : kScorings) {
     const Tensor scores = scores_of(logits, scoring);
     for (const double s : read(scores)) EXPECT_TRUE(s >= 0 && s <= 1) << s;
-    Tensor weights = unset(DType::f32, {3, 2});
+    Tensor weights = unset(DType::f32, {4, 2});
     ops::route_weights(stream(), scores, experts, {}, weights);
     for (const double w : read(weights)) EXPECT_TRUE(w >= 0 && w <= 1) << w;
     Tensor counts = tensor(DType::i64, {1, 3}, Values(3));
     Tensor probabilities = tensor(DType::f64, {1, 3}, Values(3));
     Tensor sums = tensor(DType::f64, {2}, Values(2));
-    ops::router_statistics(stream(), logits, scores, scoring, experts, {0, 3}, counts, probabilities, sums);
-    expect_close({read(sums)[0]}, {3 * kBig * kBig}, 1e-4, "logsumexp²");
+    ops::router_statistics(stream(), logits, scores, scoring, experts, {0, 4}, counts, probabilities, sums);
+    expect_close({read(sums)[0]}, {4 * kBig * kBig}, 1e-4, "logsumexp²");
     const Values p = read(probabilities);
-    EXPECT_NEAR(std::accumulate(p.begin(), p.end(), 0.0), 3, 1e-5);
-    EXPECT_TRUE(read(sums)[1] >= 0 && read(sums)[1] <= 3 * std::log(3.0) + 1e-5) << read(sums)[1];
-    Tensor dlogits = unset(DType::f32, {3, 3});
-    ops::router_backward(stream(), logits, scores, scoring, experts, {}, dweights, balance, {0, 3}, 1e-3f, dlogits);
-    for (const double d : read(dlogits)) EXPECT_TRUE(std::isfinite(d)) << d;
+    EXPECT_NEAR(std::accumulate(p.begin(), p.end(), 0.0), 4, 1e-5);
+    EXPECT_TRUE(read(sums)[1] >= 0 && read(sums)[1] <= 4 * std::log(3.0) + 1e-5) << read(sums)[1];
+    Tensor dlogits = unset(DType::f32, {4, 3});
+    for (const float z_scale : {0.0f, 1e-3f}) {
+      ops::router_backward(stream(), logits, scores, scoring, experts, {}, dweights, balance, {0, 4}, z_scale, dlogits);
+      for (const double d : read(dlogits)) EXPECT_TRUE(std::isfinite(d)) << d;
+    }
     EXPECT_NEAR(read(dlogits)[0], 2 * 1e-3 * kBig, 1);  // of the z-loss; all others are small beside it
   }
 }

@@ -164,7 +164,6 @@ void sort_by_expert(Stream& stream, const Tensor& experts, int64_t num_experts, 
   const int64_t shared_bytes = num_experts * static_cast<int64_t>(sizeof(int));
   launch(stream, grid_size(tiles), kWarp, shared_bytes, count_experts, pairs);
   launch(stream, grid_size(num_experts), kTileThreads, 0, add_tiles, pairs, tiles);
-  if (tiles == 0) return;
   launch(stream, 1, kScanThreads, 0, add_experts, pairs);
   launch(stream, grid_size(tiles), kWarp, shared_bytes, place_pairs, pairs);
 }
