@@ -22,7 +22,7 @@ struct RunPlan {
   std::string device;    // "cpu (avx2 …), 2 threads per rank"
   Precision precision;
   int64_t num_parameters = 0;
-  int64_t num_active = 0;  // of them those that a token meets
+  int64_t num_active = 0;        // of them those that a token meets
   int64_t num_microbatches = 0;  // of each data rank at the full batch
   int64_t tokens_per_step = 0;
   int64_t total_tokens = 0;    // of the run, ramp-up not considered
