@@ -52,13 +52,15 @@ if(TRIREME_CUDA_KIND STREQUAL "on")
   trireme_cuda_header(cublasLt.h libcublas-dev-13-0)
   trireme_cuda_header(nvtx3/nvToolsExt.h cuda-nvtx-13-0)
   # cuDNN's fused attention. Its C++ frontend is headers alone; in a Python package they lie in a folder include/.
+  # scripts/setup puts them into build-packages/ where no interpreter has them.
   find_program(TRIREME_PYTHON NAMES python3 python)
   if(TRIREME_PYTHON)
     execute_process(OUTPUT_VARIABLE frontend_hints OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET
       COMMAND ${TRIREME_PYTHON} -c
       "import site, sysconfig; print(sysconfig.get_paths()['purelib'], site.getusersitepackages(), sep=';', end='')")
   endif()
-  find_path(TRIREME_CUDNN_FRONTEND cudnn_frontend.h HINTS ${frontend_hints} PATH_SUFFIXES include)
+  find_path(TRIREME_CUDNN_FRONTEND cudnn_frontend.h HINTS ${frontend_hints} ${CMAKE_SOURCE_DIR}/build-packages
+    PATH_SUFFIXES include)
   find_path(TRIREME_CUDNN cudnn.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
   if(TRIREME_CUDNN_FRONTEND AND TRIREME_CUDNN)
     set(TRIREME_WITH_CUDNN ON)
