@@ -81,7 +81,7 @@ void refuse_shared_gpus(Communicator& host, const std::string& group, Device dev
 ncclUniqueId share_unique_id(Communicator& host) {
   HostStream local;
   ncclUniqueId id{};
-  if (host.rank() == 0) check_nccl(ncclGetUniqueId(&id), "ncclGetUniqueId");
+  if (host.rank() == 0) check_nccl(ncclGetUniqueId(&id), "ncclGetUniqueId", host.recorder().rank());
   host.broadcast(Tensor::borrow(&id, {int64_t{sizeof id}}, DType::u8), /*root=*/0, local.stream)->wait(local.stream);
   return id;
 }
