@@ -258,15 +258,21 @@ TEST_F(CudaTraining, ASignalStopsAllRanksAfterTheSameStep) {
 }
 
 TEST_F(CudaTraining, OutOfMemorySaysWhatAndHowMuch) {
-  emulator::set_memory_limit(int64_t{4} << 20);
-  try {
-    run("small", 2, 1, {"model.hidden_size=96", "model.vocab_size=5000", "model.num_hidden_layers=4"});
-    FAIL() << "it fitted";
-  } catch (const MachineError& error) {
-    const std::string text = error.what();
-    EXPECT_NE(text.find("cuda:0 is out of memory"), std::string::npos) << text;
-    EXPECT_NE(text.find("batch.micro"), std::string::npos) << text;
-  }
+  const auto expect = [&](int64_t limit_mib, std::vector<std::string> sets, const std::vector<std::string>& parts) {
+    emulator::set_memory_limit(limit_mib << 20);
+    try {
+      run("small", 2, 1, std::move(sets));
+      ADD_FAILURE() << "it fitted";
+    } catch (const MachineError& error) {
+      const std::string text = error.what();
+      for (const std::string& part : parts) EXPECT_NE(text.find(part), std::string::npos) << part << ": " << text;
+    }
+  };
+  expect(4, {"model.hidden_size=96", "model.vocab_size=5000", "model.num_hidden_layers=4"},
+         {"no room for a tensor f32[480000]: cuda:0 is out of memory: 1920000 bytes for optimizer states",
+          "parameters 1.8 MiB, gradients 1.8 MiB alive, 3.7 MiB held of the GPU's 4.0 MiB", "parallel.zero"});
+  expect(16, {"batch.global=8192", "batch.micro=8192"},
+         {"cuda:0 is out of memory: ", "bytes for activations", "a smaller batch.micro, recompute.mode: full"});
 }
 
 TEST_F(CudaTraining, MoreRanksThanGpusAreRefused) {
