@@ -39,15 +39,6 @@ constexpr bool all_are_found() {
 }
 static_assert(all_are_found());
 
-void check_shared(const RankDevice& chosen, LocalPlace place) {
-  const int gpus = cuda::num_devices();
-  if (chosen.backend != CommBackend::nccl || place.size <= gpus) return;
-  throw MachineError({.what = "this machine has more ranks than GPUs, and NCCL takes one rank for each",
-                      .expected = "at most " + std::to_string(gpus) + " ranks on it",
-                      .found = std::to_string(place.size),
-                      .hint = "fewer ranks per machine, or parallel.backend: mpi, which lets ranks share a GPU"});
-}
-
 }  // namespace
 
 RankDevice resolve_device(const Config& config, LocalPlace place) {
@@ -65,7 +56,7 @@ RankDevice resolve_device(const Config& config, LocalPlace place) {
   }
   chosen.backend = backend == CommBackend::automatic ? CommBackend::nccl : backend;
   cuda::require_device(0);
-  check_shared(chosen, place);
+  // A launcher may show each rank a GPU of its own. Where ranks do share one, the nccl backend sees and refuses that.
   chosen.device = Device{DeviceType::cuda, place.rank % cuda::num_devices()};
   return chosen;
 }
