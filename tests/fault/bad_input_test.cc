@@ -161,6 +161,15 @@ TEST_F(BadInput, NotANumberStopsTheRunAndNamesTheTensor) {
   EXPECT_NE(testing::read_file(dir_ / "run/status.json").find("\"exit_code\": 5"), std::string::npos);
 }
 
+TEST_F(BadInput, StatusTellsOfARankThatFailedAlone) {
+  // The second rank alone writes a trace.
+  const std::string trace = "'profile={start: 1, ranks: [1], trace: " + (dir_ / "corpus.bin/trace.json") + "}'";
+  expect_error(testing::mpirun(2) + " " + train(trace + " --set run.steps=100000"), 4, {"trace.json", "[rank 1]"});
+  const std::string status = testing::read_file(dir_ / "run/status.json");
+  EXPECT_NE(status.find("\"failed\""), std::string::npos) << status;
+  EXPECT_NE(status.find("\"exit_code\": 4"), std::string::npos) << status;
+}
+
 TEST_F(BadInput, TasksOfSlurmWithoutPmix) {
   expect_error(
       "SLURM_JOB_ID=1 SLURM_STEP_ID=0 SLURM_PROCID=0 SLURM_NTASKS=2 SLURM_STEP_NUM_TASKS=2 SLURM_LOCALID=0 " + train(),
