@@ -22,8 +22,8 @@ struct RankDevice {
 };
 
 // run.device and parallel.backend: `auto` is a GPU where the driver shows one, and NCCL between GPUs. Each rank of a
-// machine takes the GPU of its local number; under the MPI backend ranks may share one. MachineError where there is no
-// GPU, or NCCL has more ranks than GPUs; ConfigError for NCCL without GPUs.
+// machine takes the GPU of its local number, among those that it is shown; under the MPI backend ranks may share one, under
+// NCCL their first group refuses it. MachineError where there is no GPU; ConfigError for NCCL without GPUs.
 RankDevice resolve_device(const Config& config, LocalPlace place);
 
 }  // namespace trireme

@@ -3,8 +3,11 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <initializer_list>
 
-#include "core/error.h"
+#include "core/device/cuda/cuda_device.h"
+#include "core/device/out_of_memory.h"
+#include "core/metrics/format.h"
 
 namespace trireme {
 
@@ -12,6 +15,39 @@ namespace {
 
 constexpr int64_t kAlignment = 256;
 constexpr int64_t kHugePage = int64_t{2} << 20;
+
+int64_t sum_of(const MemoryStats& stats, std::initializer_list<MemoryTag> tags) {
+  int64_t bytes = 0;
+  for (const MemoryTag tag : tags) bytes += stats.live_bytes[static_cast<size_t>(tag)];
+  return bytes;
+}
+
+// "parameters 1.2 GiB, gradients 2.4 GiB alive, 4.0 GiB held of the GPU's 79.1 GiB"
+std::string what_is_held(Device device, const MemoryStats& stats) {
+  std::string text;
+  for (int i = 0; i < kNumMemoryTags; ++i) {
+    const int64_t bytes = stats.live_bytes[static_cast<size_t>(i)];
+    if (bytes > 0) text += memory_tag_name(static_cast<MemoryTag>(i)) + " " + human_bytes(bytes) + ", ";
+  }
+  text = text.empty() ? "nothing alive, " : text.substr(0, text.size() - 2) + " alive, ";
+  text += human_bytes(stats.reserved_bytes) + " held";
+  if (device.type != DeviceType::cuda) return text;
+  return text + " of the GPU's " + human_bytes(cuda::device_info(device.index).memory_bytes) +
+         "; other programs on it may hold the rest";
+}
+
+// What stays from step to step is made smaller by other means than what a microbatch needs.
+std::string what_to_change(MemoryTag tag, const MemoryStats& stats) {
+  using enum MemoryTag;
+  const int64_t lasting = sum_of(stats, {parameters, gradients, optimizer});
+  const bool lasts = tag == parameters || tag == gradients || tag == optimizer;
+  if (lasts || 2 * lasting > stats.total_live_bytes) {
+    return "more ranks with parallel.zero: 2 or 3, parallel.tensor or parallel.pipeline, or "
+           "precision.optimizer_states: "
+           "bf16; a smaller batch.micro and recompute.mode: full where activations are in the way";
+  }
+  return "a smaller batch.micro, recompute.mode: full, or more ranks";
+}
 
 int64_t round_up(int64_t bytes, int64_t unit) { return (bytes + unit - 1) / unit * unit; }
 
@@ -60,11 +96,10 @@ std::shared_ptr<Storage> Allocator::allocate(int64_t bytes, MemoryTag tag) {
       data = system_allocate(capacity);
     }
     if (data == nullptr) {
-      throw MachineError(
+      throw OutOfMemory(
           {.what = device_.str() + " is out of memory: " + std::to_string(bytes) + " bytes for " + memory_tag_name(tag),
-           .found = std::to_string(stats_.total_live_bytes) + " bytes alive, " + std::to_string(stats_.reserved_bytes) +
-                    " held",
-           .hint = "a smaller batch.micro, recompute.mode: full, or more ranks"});
+           .found = what_is_held(device_, stats_),
+           .hint = what_to_change(tag, stats_)});
     }
     stats_.reserved_bytes += capacity;
     ++stats_.system_allocations;

@@ -1,5 +1,7 @@
 #include "core/tensor/tensor.h"
 
+#include "core/device/out_of_memory.h"
+
 namespace trireme {
 
 int64_t dtype_bytes(DType dtype) {
@@ -53,7 +55,11 @@ Tensor Tensor::allocate(Allocator& allocator, Shape shape, DType dtype, MemoryTa
   t.dtype_ = dtype;
   t.shape_ = shape;
   t.device_ = allocator.device();
-  t.storage_ = allocator.allocate(shape.numel() * dtype_bytes(dtype), tag);
+  try {
+    t.storage_ = allocator.allocate(shape.numel() * dtype_bytes(dtype), tag);
+  } catch (const OutOfMemory& error) {
+    throw OutOfMemory({.what = "no room for a tensor " + dtype_name(dtype) + shape.str() + ": " + error.what()});
+  }
   t.data_ = t.storage_->data();
   return t;
 }

@@ -17,7 +17,7 @@ namespace emulator {
 namespace {
 
 constexpr size_t kMostSharedBytes = 227 << 10;
-constexpr size_t kGuardBytes = 64;  // behind dynamic shared memory, to see that nobody writes there
+constexpr size_t kGuardBytes = 64;  // before and behind dynamic shared memory, to see that nobody writes there
 
 // So that what a block does depends on nothing but the seed and its number. Never 0.
 uint64_t mix(uint64_t seed, int64_t block) {
@@ -30,9 +30,31 @@ __thread BlockRunner* running_block __attribute__((tls_model("initial-exec"))) =
 
 }  // namespace emulator
 
-__shared__ __align__(16) unsigned char trireme_dynamic_shared[emulator::kMostSharedBytes + emulator::kGuardBytes];
+// Dynamic shared memory between its guards. The name that kernels know begins behind the first, which C++ can't say.
+extern "C" {
+__attribute__((used)) __thread __align__(
+    64) unsigned char emulator_guarded_shared[emulator::kGuardBytes + emulator::kMostSharedBytes +
+                                              emulator::kGuardBytes];
+}
+asm(".globl _Z22trireme_dynamic_sharedB6shared\n"
+    ".type _Z22trireme_dynamic_sharedB6shared, @tls_object\n"
+    ".set _Z22trireme_dynamic_sharedB6shared, emulator_guarded_shared + 64");
+static_assert(emulator::kGuardBytes == 64, "as in the assembly");
 
 namespace emulator {
+
+namespace {
+
+uintptr_t dynamic_shared_begin() { return reinterpret_cast<uintptr_t>(emulator_guarded_shared) + kGuardBytes; }
+
+__attribute__((no_sanitize("address"))) bool is_untouched(uintptr_t guard) {
+  const auto* bytes = reinterpret_cast<const unsigned char*>(guard);
+  unsigned char all = 0xFF;
+  for (size_t i = 0; i < kGuardBytes; ++i) all &= bytes[i];
+  return all == 0xFF;
+}
+
+}  // namespace
 
 BlockRunner::BlockRunner(bool race_fibers)
     : race_fibers_(race_fibers),
@@ -62,10 +84,11 @@ void BlockRunner::begin(const Grid& grid, Order order, uint64_t seed) {
     }
   }
   make_order(order_of_threads_, num_threads_);
-  const auto shared = reinterpret_cast<uintptr_t>(trireme_dynamic_shared);
-  unpoison(shared, grid.dynamic_bytes + kGuardBytes);
+  const uintptr_t shared = dynamic_shared_begin();
+  fill_unseen(shared - kGuardBytes, kGuardBytes);
   fill_unseen(shared + grid.dynamic_bytes, kGuardBytes);
-  poison(shared + grid.dynamic_bytes, sizeof trireme_dynamic_shared - grid.dynamic_bytes);
+  poison(shared - kGuardBytes, sizeof emulator_guarded_shared);
+  unpoison(shared, grid.dynamic_bytes);
 }
 
 bool BlockRunner::run(int64_t block) {
@@ -99,9 +122,10 @@ bool BlockRunner::run(int64_t block) {
     race::delete_token(begin_token_);
     race::delete_token(end_token_);
   }
-  if (failure_.message.empty() && !shared_end_is_whole()) {
-    failure_.message =
-        where() + " writes behind its " + std::to_string(grid_->dynamic_bytes) + " bytes of dynamic shared memory";
+  const char* side = touched_guard();
+  if (failure_.message.empty() && side != nullptr) {
+    failure_.message = where() + " writes " + side + " its " + std::to_string(grid_->dynamic_bytes) +
+                       " bytes of dynamic shared memory";
   }
   if (failure_.message.empty()) return true;
   stacks_.take_back();
@@ -128,14 +152,13 @@ void BlockRunner::fill_shared() {
   for (const SharedVariable& variable : grid_->kernel->shared) {
     fill_unseen(reinterpret_cast<uintptr_t>(address_of(variable)), variable.bytes);
   }
-  fill_unseen(reinterpret_cast<uintptr_t>(trireme_dynamic_shared), grid_->dynamic_bytes);
+  fill_unseen(dynamic_shared_begin(), grid_->dynamic_bytes);
 }
 
-__attribute__((no_sanitize("address"))) bool BlockRunner::shared_end_is_whole() const {
-  const unsigned char* end = trireme_dynamic_shared + grid_->dynamic_bytes;
-  unsigned char all = 0xFF;
-  for (size_t i = 0; i < kGuardBytes; ++i) all &= end[i];
-  return all == 0xFF;
+const char* BlockRunner::touched_guard() const {
+  const uintptr_t begin = dynamic_shared_begin();
+  if (!is_untouched(begin - kGuardBytes)) return "before";
+  return is_untouched(begin + grid_->dynamic_bytes) ? nullptr : "behind";
 }
 
 void BlockRunner::start(CudaThread& thread) {

@@ -88,7 +88,7 @@ class BlockRunner {
   static void fiber_main();
   void fill_shared();
   void set_block(int64_t block);
-  bool shared_end_is_whole() const;
+  const char* touched_guard() const;  // where dynamic shared memory was left: "before", "behind"; null: nowhere
   void start(CudaThread& thread);
   void make_current(CudaThread& thread);
   CudaThread* pick();  // the next to run; null: none can

@@ -4,6 +4,7 @@
 
 #include "tests/emulator/api.h"
 #include "tests/emulator/memory.h"
+#include "tests/emulator/settings.h"
 #include "tests/emulator/stream_thread.h"
 
 namespace emulator {
@@ -53,6 +54,7 @@ cudaError_t copy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, 
   enqueue(stream, make_copy(to, from, bytes, std::move(staged), mask_of(target) | mask_of(source)));
   // It also waits where the result goes to pageable memory.
   if (target.device < 0 && !target.pinned && !capturing) {
+    tallies().host_waits += 1;
     wait_for_stream(stream);
     return device_error(stream.device);
   }
@@ -82,6 +84,7 @@ cudaError_t cudaFree(void* data) {
     const int device = emulator::pointer_device(data);
     if (device < 0) return cudaErrorInvalidValue;
     if (emulator::any_capture(device)) return cudaErrorStreamCaptureUnsupported;
+    emulator::tallies().host_waits += 1;
     emulator::wait_for_device(device);
     return emulator::free_device(data);
   });

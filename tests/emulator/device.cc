@@ -134,6 +134,7 @@ cudaError_t cudaDeviceSynchronize() {
   return emulator::api("cudaDeviceSynchronize", [] {
     const int device = emulator::current_device();
     if (emulator::any_capture(device)) return cudaErrorStreamCaptureUnsupported;
+    emulator::tallies().host_waits += 1;
     emulator::wait_for_device(device);
     return emulator::device_error(device);
   });

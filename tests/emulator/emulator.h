@@ -55,11 +55,14 @@ void set_stall_handler(double seconds, Handler handler);
 // Tallies since the program's start.
 struct Counters {
   int64_t launches = 0;
-  int64_t operations = 0;       // all that ran on streams, launches too
-  int64_t streams = 0;          // that exist
-  int64_t events = 0;           // that exist
-  int64_t graphs = 0;           // that exist, with those made executable
-  int64_t allocations = 0;      // of device memory, that exist
+  int64_t operations = 0;  // all that ran on streams, launches too
+  int64_t streams = 0;     // that exist
+  int64_t events = 0;      // that exist
+  int64_t graphs = 0;      // that exist, with those made executable
+  int64_t graph_launches = 0;
+  int64_t host_waits = 0;   // calls that make the host wait for a stream: synchronisations, copies to pageable memory,
+                            // cudaFree
+  int64_t allocations = 0;  // of device memory, that exist
   int64_t allocated_bytes = 0;  // by cudaMalloc, now
   int64_t pinned_bytes = 0;     // by cudaHostAlloc, now
   int64_t profiler_starts = 0;

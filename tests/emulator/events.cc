@@ -143,6 +143,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
     const emulator::Recorded last = emulator::last_record(*found);
     if (last.captured != nullptr) return cudaErrorCapturedEvent;
     if (!last.mark) return cudaSuccess;
+    emulator::tallies().host_waits += 1;
     emulator::wait_watched(last.mark->reached, 1);
     emulator::race::acquire(last.mark->token);
     emulator::close_idle_devices();

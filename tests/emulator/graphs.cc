@@ -86,6 +86,7 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
     emulator::Stream* found = emulator::find_stream(stream);
     if (exec == nullptr) return cudaErrorInvalidValue;
     if (found == nullptr) return cudaErrorInvalidResourceHandle;
+    emulator::tallies().graph_launches += 1;
     emulator::enqueue(*found, emulator::make_graph_run(exec->operations));
     return cudaSuccess;
   });

@@ -26,6 +26,7 @@ struct Library {
   emulator::HiddenMutex mutex;
   std::map<std::string, Clique*> cliques;  // by id
   std::map<int, Fault> faults;             // by rank
+  std::map<int, Fault> refusals;           // likewise
   int64_t num_ids = 0;
 };
 
@@ -51,6 +52,23 @@ void nccl_abort_all(const std::string& reason) {
 void nccl_fail_next(int rank, ncclResult_t result, const std::string& text, int skip) {
   emulator::NcclLock lock(library().mutex);
   library().faults[rank] = {result, text, skip};
+}
+
+void nccl_refuse_next(int rank, ncclResult_t result, const std::string& text) {
+  emulator::NcclLock lock(library().mutex);
+  library().refusals[rank] = {result, text, 0};
+}
+
+ncclResult_t refused_by_order(ncclComm_t comm) {
+  Fault refusal;
+  {
+    emulator::NcclLock lock(library().mutex);
+    const auto found = library().refusals.find(comm->rank);
+    if (found == library().refusals.end()) return ncclSuccess;
+    refusal = found->second;
+    library().refusals.erase(found);
+  }
+  return refuse(refusal.result, refusal.text);
 }
 
 bool fails_by_order(ncclComm_t comm) {

@@ -29,6 +29,8 @@ void nccl_abort_all(const std::string& reason);
 
 // The launch after `skip` good ones on a communicator of this rank in it fails in the background with `result`.
 void nccl_fail_next(int rank, ncclResult_t result, const std::string& text, int skip = 0);
+// The next collective or transfer of this rank returns `result` itself; nothing is queued.
+void nccl_refuse_next(int rank, ncclResult_t result, const std::string& text);
 
 struct NcclCounters {
   int64_t communicators = 0;  // handles that exist

@@ -91,6 +91,7 @@ ncclResult_t enqueue(ncclComm_t comm, cudaStream_t stream, const NcclOp& op) {
 ncclResult_t collective(ncclComm_t comm, cudaStream_t stream, const NcclOp& op, size_t send_blocks,
                         size_t recv_blocks) {
   if (const ncclResult_t result = check_ready(comm); result != ncclSuccess) return result;
+  if (const ncclResult_t result = refused_by_order(comm); result != ncclSuccess) return result;
   const size_t bytes = op.count * nccl_type_bytes(op.type);
   if (nccl_type_bytes(op.type) == 0) return refuse(ncclInvalidArgument, "unknown type");
   if (op.peer < 0 || op.peer >= comm->clique->size()) return refuse(ncclInvalidArgument, "there is no such rank");

@@ -129,6 +129,26 @@ TEST(NcclFailures, AnErrorOfNcclNamesTheRankAndTheCall) {
   });
 }
 
+// The same where NCCL's function itself says no, within a group of calls.
+TEST(NcclFailures, ACallThatIsRefusedNamesTheRankAndTheCall) {
+  emulator::nccl_refuse_next(/*rank=*/1, ncclInternalError, "proxy call failed");
+  run_nccl_ranks(2, [&](Communicator& comm, Stream& stream) {
+    const Tensor t = make_blank(stream, 10, DType::f32);
+    const WorkHandle work = comm.all_reduce(t, ReduceOp::sum, stream);
+    const std::string text = failure_of(work, stream);
+    if (comm.rank() == 1) {
+      for (const char* part :
+           {"NCCL failed in all_reduce sum of f32[10], call 0, which calls ncclAllReduce", "internal error",
+            "proxy call failed", "host ", "rank 1 of group world (rank 1 of the world)", "NCCL_DEBUG=INFO"}) {
+        EXPECT_NE(text.find(part), std::string::npos) << part << " is missing in: " << text;
+      }
+      EXPECT_THROW(work->wait(stream), MachineError);
+    } else {
+      EXPECT_THROW(work->wait(stream), PeerError) << text;
+    }
+  });
+}
+
 TEST(NcclFailures, ALateRankEndsTheWait) {
   emulator::set_nccl_remote_errors(false);
   std::atomic<bool> gave_up{false};

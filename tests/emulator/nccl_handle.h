@@ -42,6 +42,8 @@ void set_last_error(const std::string& text);
 ncclResult_t check_ready(ncclComm_t comm);
 // Puts the launch on its stream.
 ncclResult_t start(ncclComm_t comm, const NcclLaunch& launch, cudaStream_t stream);
+// What a test wants this call to return at once; ncclSuccess: nothing of its own.
+ncclResult_t refused_by_order(ncclComm_t comm);
 // Whether a test wants this launch to fail; the rank has failed then.
 bool fails_by_order(ncclComm_t comm);
 void count_launch();

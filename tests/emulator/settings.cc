@@ -124,6 +124,8 @@ Counters counters() {
                   .streams = t.streams,
                   .events = t.events,
                   .graphs = t.graphs,
+                  .graph_launches = t.graph_launches,
+                  .host_waits = t.host_waits,
                   .allocations = t.allocations,
                   .allocated_bytes = t.allocated_bytes,
                   .pinned_bytes = t.pinned_bytes,

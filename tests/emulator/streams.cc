@@ -179,6 +179,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
     Stream* found = emulator::find_stream(stream);
     if (found == nullptr) return cudaErrorInvalidResourceHandle;
     if (emulator::break_capture(*found)) return cudaErrorStreamCaptureUnsupported;
+    emulator::tallies().host_waits += 1;
     emulator::wait_for_stream(*found);
     return emulator::device_error(found->device);
   });

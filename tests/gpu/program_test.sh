@@ -2,10 +2,12 @@
 # The CUDA program on a machine without a GPU: it starts, says what is missing, and trains on the CPU with the same bits
 # as a program that has no CUDA in it. Prints "ok WHAT" or "FAILED WHAT" for each.
 #
-#   program_test.sh CUDA_PROGRAM REFERENCE_PROGRAM LIBRARY_PROBE
+# Where cuDNN is, it is asked whether it would take our attention on GPUs that aren't here.
+#
+#   program_test.sh CUDA_PROGRAM REFERENCE_PROGRAM PROBES: the folder of library_probe and attention_plans
 set -uo pipefail
 program="$(realpath "${1:?the CUDA program}")" reference="$(realpath "${2:?a program without CUDA}")"
-probe="$(realpath "${3:?the probe of libraries}")"
+probes="$(realpath "${3:?the folder of library_probe and attention_plans}")"
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
 failures=0
@@ -80,11 +82,20 @@ check "a shim that hides libraries" g++ -x c -shared -fPIC -o "$work/hide.so" "$
 for library in nccl:libnccl.so.2:libnccl2 cublaslt:libcublasLt.so.13:libcublas-13-0 cublas:libcublas.so.13:libcublas-13-0; do
   IFS=: read -r name file package <<<"$library"
   check "a call of the missing $file exits 4 and names the package" \
-    exits 4 "$file .*was not found.*apt-get install $package" without "$file" "$probe" "$name"
+    exits 4 "$file .*was not found.*apt-get install $package" without "$file" "$probes/library_probe" "$name"
 done
 for library in libnccl.so.2:libnccl2 libcudnn.so.9:libcudnn9-cuda-13; do
   check "doctor names the package of the missing ${library%:*}" \
     exits 0 "apt-get install ${library#*:}" without "${library%:*}" "$program" doctor
+done
+takes_attention() {
+  local out status=0
+  out="$(LD_LIBRARY_PATH="$probes/driver_stub:${LD_LIBRARY_PATH:-}" "$probes/attention_plans" "$1" 2>&1)" || status=$?
+  echo "$out"
+  [ $status = 0 ] || { [ "${CI:-}" != true ] && grep -qE "libcudnn.* was not found|was built without cuDNN" <<<"$out"; }
+}
+for gpu in a100 h200 b200; do
+  check "cuDNN takes attention, with documents and without, on a $gpu" takes_attention $gpu
 done
 check "backend nccl on the CPU exits 2" \
   exits 2 "nccl needs GPUs" "$program" train "$work/config.yaml" --set run.device=cpu --set parallel.backend=nccl

@@ -95,10 +95,19 @@ TEST_F(Training, AllocatorsAreIdleFromStepThreeOn) {
     for (size_t i = 0; i < ids.size(); ++i) positions[i] = static_cast<int32_t>(i % 19);
     const HostMicrobatch microbatch{2, config.data.sequence_length, ids.data(), ids.data(), positions.data(), nullptr};
     const std::vector<HostMicrobatch> microbatches(2, microbatch);
+    // What lasts is there before the first step.
+    const auto lasting = [&] {
+      const auto bytes = rank.allocator().stats().live_bytes;
+      const auto of = [&](MemoryTag tag) { return bytes[static_cast<size_t>(tag)]; };
+      return std::vector<int64_t>{of(MemoryTag::parameters), of(MemoryTag::gradients), of(MemoryTag::optimizer)};
+    };
+    const std::vector<int64_t> at_first = lasting();
+    for (const int64_t bytes : at_first) EXPECT_GT(bytes, 0);
     int64_t settled = 0;
     for (int64_t s = 1; s <= 8; ++s) {
       step.forward_backward(microbatches);
       step.update(1e-3, s);
+      EXPECT_EQ(lasting(), at_first) << "step " << s;
       step.take_numbers();
       step.evaluate(std::span(microbatches).first(1));
       const int64_t allocations = rank.allocator().stats().system_allocations;

@@ -39,12 +39,12 @@ END
 printf '#!/bin/sh\n' >"$tree/bin/nvcc"
 chmod +x "$tree/tests/gpu/program_test.sh" "$tree/bin/nvcc"
 cp "$tree/build-asan/tests/unit_tests" "$tree/build-tsan/tests/parallel_tests"
-for program in build-asan/tests/emulator_ops build-tsan/tests/emulator_{ops,tests,training,layouts} build-tsan/tests/emulator/selftest/emulator_races; do
+for program in build-asan/tests/emulator_ops build-asan/tests/emulator/selftest/emulator_selftest build-tsan/tests/emulator_{ops,tests,training,layouts} build-tsan/tests/emulator/selftest/emulator_races; do
   printf '#!/bin/sh\n[ $GTEST_SHARD_INDEX != 0 ] || echo "[  PASSED  ] 1 test."\n' >"$tree/$program"
 done
 echo 'add_test(seeded_fault_of_memory true)' >"$tree/build-asan/CTestTestfile.cmake"
 echo 'add_test(seeded_race_is_reported true)' >"$tree/build-tsan/CTestTestfile.cmake"
-chmod +x "$tree"/scripts/* "$tree"/build-*/tests/* "$tree"/build-tsan/tests/emulator/selftest/*
+chmod +x "$tree"/scripts/* "$tree"/build-*/tests/* "$tree"/build-{asan,tsan}/tests/emulator/selftest/*
 
 failures=0
 # expect STATUS "LAST LINE" VARIABLES… -- ARGUMENTS…
@@ -60,22 +60,22 @@ expect() {
   fi
 }
 
-expect 0 "16 passed, 0 failed, 0 skipped" --
+expect 0 "17 passed, 0 failed, 0 skipped" --
 expect 0 "1 passed, 0 failed, 0 skipped" -- --fast
 expect 0 "1 passed, 0 failed, 0 skipped" -- --only goo
 expect 1 "0 passed, 0 failed, 0 skipped" -- --only nothing
-expect 1 "16 passed, 2 failed, 0 skipped" BAD=1 --
-expect 0 "16 passed, 0 failed, 1 skipped" SKIPS=unit --
-expect 1 "16 passed, 1 failed, 0 skipped" SKIPS=unit CI=true --
-expect 0 "16 passed, 0 failed, 1 skipped" SKIPS=gpu CI=true --
-expect 0 "16 passed, 0 failed, 2 skipped" SANITIZER=skips --
-expect 1 "16 passed, 2 failed, 0 skipped" SANITIZER=skips CI=true --
-expect 1 "16 passed, 4 failed, 0 skipped" SANITIZER=fails --
-expect 1 "10 passed, 2 failed, 0 skipped" SANITIZER=reports --
+expect 1 "17 passed, 2 failed, 0 skipped" BAD=1 --
+expect 0 "17 passed, 0 failed, 1 skipped" SKIPS=unit --
+expect 1 "17 passed, 1 failed, 0 skipped" SKIPS=unit CI=true --
+expect 0 "17 passed, 0 failed, 1 skipped" SKIPS=gpu CI=true --
+expect 0 "17 passed, 0 failed, 2 skipped" SANITIZER=skips --
+expect 1 "17 passed, 2 failed, 0 skipped" SANITIZER=skips CI=true --
+expect 1 "17 passed, 4 failed, 0 skipped" SANITIZER=fails --
+expect 1 "11 passed, 2 failed, 0 skipped" SANITIZER=reports --
 expect 1 "0 passed, 1 failed, 0 skipped" DOES_NOT_BUILD=test --
-expect 1 "15 passed, 1 failed, 0 skipped" DOES_NOT_BUILD=cuda --
+expect 1 "16 passed, 1 failed, 0 skipped" DOES_NOT_BUILD=cuda --
 expect 1 "11 passed, 1 failed, 0 skipped" DOES_NOT_BUILD=asan --
-expect 1 "7 passed, 1 failed, 0 skipped" DOES_NOT_BUILD=tsan --
+expect 1 "8 passed, 1 failed, 0 skipped" DOES_NOT_BUILD=tsan --
 
 [ $failures = 0 ] || { echo "$failures failed"; exit 1; }
 echo "scripts/test counts right"

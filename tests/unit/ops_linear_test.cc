@@ -10,8 +10,9 @@ struct LinearCase {
   std::string str() const { return Shape{rows, in, out}.str(); }
 };
 
-const std::vector<LinearCase> kCases = {{0, 5, 3},   {1, 1, 1},    {3, 17, 1},    {1, 63, 65},
-                                        {65, 3, 63}, {17, 130, 9}, {63, 65, 130}, {130, 63, 17}};
+const std::vector<LinearCase> kCases = {{0, 5, 3},    {1, 1, 1},    {3, 17, 1},    {1, 63, 65},
+                                        {65, 3, 63},  {17, 130, 9}, {63, 65, 130}, {130, 63, 17},
+                                        {513, 2, 64}, {600, 1, 17}};  // bias gradients of several blocks
 
 // y = x·wᵀ + bias, `bias` may be empty.
 Values reference_linear(const LinearCase& c, const Values& x, const Values& w, const Values& bias) {

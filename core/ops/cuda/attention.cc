@@ -10,7 +10,7 @@ namespace trireme::cuda {
 void attention_forward(Stream& stream, const ops::AttentionShape& shape, const Tensor& qkv,
                        const Tensor& document_start, Tensor& out, Tensor& lse) {
   if (qkv.numel() == 0) return;
-  if (!document_start.defined() && cudnn_attention_forward(stream, shape, qkv, out, lse)) return;
+  if (cudnn_attention_forward(stream, shape, qkv, document_start, out, lse)) return;
   plain_attention_forward(stream, shape, qkv, document_start, out, lse);
 }
 
@@ -18,7 +18,7 @@ void attention_backward(Stream& stream, const ops::AttentionShape& shape, const 
                         const Tensor& document_start, const Tensor& out, const Tensor& lse, const Tensor& dout,
                         Tensor& dqkv) {
   if (qkv.numel() == 0) return;
-  if (!document_start.defined() && cudnn_attention_backward(stream, shape, qkv, out, lse, dout, dqkv)) return;
+  if (cudnn_attention_backward(stream, shape, qkv, document_start, out, lse, dout, dqkv)) return;
   plain_attention_backward(stream, shape, qkv, document_start, out, lse, dout, dqkv);
 }
 

@@ -13,6 +13,7 @@
 
 #include "core/device/cuda/cuda_stream.h"
 #include "core/device/cuda/loader/library.h"
+#include "core/ops/cuda/document_mask.h"
 
 namespace cudnn_frontend {
 void* cudnn_dlhandle = nullptr;
@@ -27,11 +28,12 @@ using ops::AttentionShape;
 
 constexpr int64_t kMinSequence = 128;
 constexpr int64_t kAlignment = 16;  // bytes
-// On Hopper the deterministic backward pass keeps B·H·T² bf16 numbers; a batch that needs more is cut into parts.
-constexpr int64_t kMaxWorkspaceBytes = int64_t{1} << 30;
+// The deterministic backward pass keeps B·H·T² bf16 numbers, documents a mask of B·T²; a batch that needs more is cut
+// into parts.
+constexpr int64_t kMaxExtraBytes = int64_t{1} << 30;
 
 // Names of the tensors of a graph.
-enum Uid : int64_t { kQ = 1, kK, kV, kOut, kLse, kDout, kDq, kDk, kDv };
+enum Uid : int64_t { kQ = 1, kK, kV, kOut, kLse, kDout, kDq, kDk, kDv, kMask };
 
 using Pointers = std::unordered_map<int64_t, void*>;
 using Handle = std::shared_ptr<std::remove_pointer_t<cudnnHandle_t>>;
@@ -53,6 +55,15 @@ class Tensors {
                              .set_dim({batch_, shape_.num_heads, shape_.sequence, 1})
                              .set_stride({shape_.num_heads * shape_.sequence, shape_.sequence, 1, 1})
                              .set_data_type(fe::DataType_t::FLOAT));
+  }
+  // What is added to the scores, alike for all heads (document_mask.h).
+  auto mask() {
+    const int64_t row = document_mask_stride(shape_.sequence);
+    return graph_.tensor(fe::graph::Tensor_attributes()
+                             .set_uid(kMask)
+                             .set_dim({batch_, 1, shape_.sequence, shape_.sequence})
+                             .set_stride({shape_.sequence * row, shape_.sequence * row, row, 1})
+                             .set_data_type(fe::DataType_t::BFLOAT16));
   }
   // A result that the graph has made.
   void write(const std::shared_ptr<fe::graph::Tensor_attributes>& result, Uid uid, int64_t heads, int64_t stride) {
@@ -80,49 +91,73 @@ class Tensors {
   int64_t batch_;
 };
 
-// A graph of one pass, built for execution.
+// What plans are made for: the GPU of a handle, or, without one, a GPU that cuDNN's JSON describes.
+struct Target {
+  cudnnHandle_t handle = nullptr;
+  std::shared_ptr<fe::DeviceProperties> gpu = nullptr;
+  int32_t compute_capability = 0;  // of `gpu`: 900 for 9.0
+};
+
+// One pass over `batch` sequences.
 struct Pass {
   fe::graph::Graph graph;
-  int64_t workspace_bytes = 0;
-  std::string problem;  // empty: it can be executed
+  int64_t batch = 0;
+  bool documents = false;
+  int64_t workspace_bytes = 0;  // where there is a handle
+  std::string problem;          // empty: it can be executed, where there is a handle
 
-  void build(cudnnHandle_t handle) {
+  void build(const Target& target) {
     const auto failed = [&](fe::error_t status) {
       if (status.is_bad()) problem = status.get_message();
+      if (status.is_bad() && problem.empty()) problem = "it gives no reason";
       return status.is_bad();
     };
-    if (failed(graph.validate()) || failed(graph.build_operation_graph(handle)) ||
-        failed(graph.create_execution_plans({fe::HeurMode_t::A})) || failed(graph.check_support(handle)) ||
-        failed(graph.build_plans(handle)) || failed(graph.get_workspace_size(workspace_bytes))) {
-      if (problem.empty()) problem = "it gives no reason";
+    if (target.handle == nullptr) {
+      if (failed(graph.validate()) || failed(graph.build_operation_graph()) ||
+          failed(graph.create_execution_plans({fe::HeurMode_t::A}))) {
+        return;
+      }
+      failed(graph.check_support());
+    } else if (!failed(graph.validate()) && !failed(graph.build_operation_graph(target.handle)) &&
+               !failed(graph.create_execution_plans({fe::HeurMode_t::A})) && !failed(graph.check_support()) &&
+               !failed(graph.build_plans())) {
+      failed(graph.get_workspace_size(workspace_bytes));
     }
   }
 };
 
-void set_types(fe::graph::Graph& graph) {
-  graph.set_io_data_type(fe::DataType_t::BFLOAT16)
+std::unique_ptr<Pass> make_pass(const Target& target, int64_t batch, bool documents) {
+  auto pass = std::make_unique<Pass>();
+  pass->batch = batch;
+  pass->documents = documents;
+  pass->graph.set_io_data_type(fe::DataType_t::BFLOAT16)
       .set_intermediate_data_type(fe::DataType_t::FLOAT)
       .set_compute_data_type(fe::DataType_t::FLOAT);
-}
-
-std::unique_ptr<Pass> make_forward(cudnnHandle_t handle, const AttentionShape& shape) {
-  auto pass = std::make_unique<Pass>();
-  set_types(pass->graph);
-  Tensors tensors(pass->graph, shape, shape.batch);
-  const auto q = tensors.qkv(kQ, shape.num_heads);
-  const auto k = tensors.qkv(kK, shape.num_kv_heads);
-  const auto v = tensors.qkv(kV, shape.num_kv_heads);
-  auto [out, lse] = pass->graph.sdpa(
-      q, k, v, fe::graph::SDPA_attributes().set_generate_stats(true).set_causal_mask(true).set_attn_scale(shape.scale));
-  tensors.write(out, kOut, shape.num_heads, tensors.out_stride());
-  tensors.write_lse(lse);
-  pass->build(handle);
+  // Nodes take this over when they are added.
+  if (target.handle == nullptr) {
+    pass->graph.set_device_properties(target.gpu).set_sm_version(target.compute_capability);
+  }
   return pass;
 }
 
-std::unique_ptr<Pass> make_backward(cudnnHandle_t handle, const AttentionShape& shape, int64_t batch) {
-  auto pass = std::make_unique<Pass>();
-  set_types(pass->graph);
+std::unique_ptr<Pass> make_forward(const Target& target, const AttentionShape& shape, int64_t batch, bool documents) {
+  auto pass = make_pass(target, batch, documents);
+  Tensors tensors(pass->graph, shape, batch);
+  const auto q = tensors.qkv(kQ, shape.num_heads);
+  const auto k = tensors.qkv(kK, shape.num_kv_heads);
+  const auto v = tensors.qkv(kV, shape.num_kv_heads);
+  auto attributes = fe::graph::SDPA_attributes();
+  attributes.set_generate_stats(true).set_causal_mask(true).set_attn_scale(shape.scale);
+  if (documents) attributes.set_bias(tensors.mask());
+  auto [out, lse] = pass->graph.sdpa(q, k, v, attributes);
+  tensors.write(out, kOut, shape.num_heads, tensors.out_stride());
+  tensors.write_lse(lse);
+  pass->build(target);
+  return pass;
+}
+
+std::unique_ptr<Pass> make_backward(const Target& target, const AttentionShape& shape, int64_t batch, bool documents) {
+  auto pass = make_pass(target, batch, documents);
   Tensors tensors(pass->graph, shape, batch);
   const auto q = tensors.qkv(kQ, shape.num_heads);
   const auto k = tensors.qkv(kK, shape.num_kv_heads);
@@ -130,15 +165,32 @@ std::unique_ptr<Pass> make_backward(cudnnHandle_t handle, const AttentionShape& 
   const auto out = tensors.out(kOut);
   const auto dout = tensors.out(kDout);
   const auto lse = tensors.lse(kLse);
-  auto [dq, dk, dv] = pass->graph.sdpa_backward(q, k, v, out, dout, lse,
-                                                fe::graph::SDPA_backward_attributes()
-                                                    .set_causal_mask(true)
-                                                    .set_attn_scale(shape.scale)
-                                                    .set_deterministic_algorithm(true));
+  auto attributes = fe::graph::SDPA_backward_attributes();
+  attributes.set_causal_mask(true).set_attn_scale(shape.scale).set_deterministic_algorithm(true);
+  if (documents) attributes.set_bias(tensors.mask());
+  auto [dq, dk, dv] = pass->graph.sdpa_backward(q, k, v, out, dout, lse, attributes);
   tensors.write(dq, kDq, shape.num_heads, tensors.qkv_stride());
   tensors.write(dk, kDk, shape.num_kv_heads, tensors.qkv_stride());
   tensors.write(dv, kDv, shape.num_kv_heads, tensors.qkv_stride());
-  pass->build(handle);
+  pass->build(target);
+  return pass;
+}
+
+using MakePass = std::unique_ptr<Pass> (*)(const Target&, const AttentionShape&, int64_t batch, bool documents);
+
+int64_t mask_bytes(const AttentionShape& shape, const Pass& pass) {
+  return pass.documents ? pass.batch * shape.sequence * document_mask_stride(shape.sequence) * dtype_bytes(DType::bf16)
+                        : 0;
+}
+
+// A pass over the largest equal part of the batch whose extra memory is within bounds, or over one sequence.
+std::unique_ptr<Pass> largest_part(MakePass make, const Target& target, const AttentionShape& shape, bool documents) {
+  std::unique_ptr<Pass> pass;
+  for (int64_t parts = 1; parts <= shape.batch; ++parts) {
+    if (shape.batch % parts != 0) continue;
+    pass = make(target, shape, shape.batch / parts, documents);
+    if (!pass->problem.empty() || pass->workspace_bytes + mask_bytes(shape, *pass) <= kMaxExtraBytes) break;
+  }
   return pass;
 }
 
@@ -146,19 +198,38 @@ std::unique_ptr<Pass> make_backward(cudnnHandle_t handle, const AttentionShape& 
 struct Plans {
   std::unique_ptr<Pass> forward;
   std::unique_ptr<Pass> backward;
-  int64_t backward_batch = 0;  // sequences of one execution; divides the batch
   std::string problem;
+
+  void build(const Target& target, const AttentionShape& shape, bool documents) {
+    forward = largest_part(make_forward, target, shape, documents);
+    problem = forward->problem;
+    if (!problem.empty()) return;
+    backward = largest_part(make_backward, target, shape, documents);
+    problem = backward->problem;
+  }
 };
+
+// Why a call is not for cuDNN whatever the GPU.
+std::string refusal(const AttentionShape& shape, DType dtype) {
+  if (dtype != DType::bf16) return "not in bf16";
+  if (shape.sequence < kMinSequence) return "shorter than " + std::to_string(kMinSequence) + " positions";
+  if (shape.head_dim * dtype_bytes(dtype) % kAlignment != 0) return "the head dim is no multiple of 8";
+  return "";
+}
+
+// Opens cuDNN for the frontend; what is wrong, or nothing.
+std::string open_cudnn() {
+  const SharedLibrary& library = cudnn_library();
+  if (!library.found()) return library.names().file + " was not found: " + library.names().package;
+  fe::cudnn_dlhandle = library.handle();
+  return "";
+}
 
 class CudnnAttention {
  public:
   explicit CudnnAttention(CudaStream& stream) : stream_(stream) {
-    const SharedLibrary& library = cudnn_library();
-    if (!library.found()) {
-      problem_ = library.names().file + " was not found: " + library.names().package;
-      return;
-    }
-    fe::cudnn_dlhandle = library.handle();
+    problem_ = open_cudnn();
+    if (!problem_.empty()) return;
     try {
       stream.activate();
       if (fe::detail::create_handle(&handle_) != CUDNN_STATUS_SUCCESS) {
@@ -178,48 +249,47 @@ class CudnnAttention {
   CudnnAttention(const CudnnAttention&) = delete;
   CudnnAttention& operator=(const CudnnAttention&) = delete;
 
-  const Plans& plans(const AttentionShape& shape) {
-    const Key key{shape.batch, shape.sequence, shape.num_heads, shape.num_kv_heads, shape.head_dim, shape.scale};
+  const Plans& plans(const AttentionShape& shape, bool documents) {
+    const Key key{shape.batch,    shape.sequence, shape.num_heads, shape.num_kv_heads,
+                  shape.head_dim, shape.scale,    documents};
     const auto [at, fresh] = plans_.try_emplace(key);
     Plans& plans = at->second;
     if (!fresh) return plans;
     plans.problem = problem_;
     if (!plans.problem.empty()) return plans;
     try {
-      build(shape, plans);
+      stream_.activate();
+      plans.build({.handle = handle_}, shape, documents);
+      if (plans.problem.empty()) {
+        reserve(workspace_, std::max(plans.forward->workspace_bytes, plans.backward->workspace_bytes));
+        reserve(mask_, std::max(mask_bytes(shape, *plans.forward), mask_bytes(shape, *plans.backward)));
+      }
     } catch (const std::exception& error) {
       plans.problem = error.what();
     }
     return plans;
   }
 
-  void execute(const Pass& pass, Pointers& pointers) {
+  // On the sequences from `first` on, as many as the pass takes.
+  void execute(const Pass& pass, const AttentionShape& shape, const Tensor& document_start, int64_t first,
+               Pointers& pointers) {
     stream_.activate();
+    if (pass.documents) {
+      const Tensor starts = document_start.slice(first * shape.sequence, (first + pass.batch) * shape.sequence);
+      document_mask(stream_, starts, shape.sequence, mask_);
+      pointers[kMask] = mask_.raw();
+    }
     fe::error_t status = pass.graph.execute(handle_, pointers, workspace_.raw());
     if (status.is_bad()) throw MachineError({.what = "cuDNN failed in attention", .found = status.get_message()});
   }
 
  private:
-  using Key = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, float>;
+  using Key = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, float, bool>;
 
-  void build(const AttentionShape& shape, Plans& plans) {
-    stream_.activate();
-    plans.forward = make_forward(handle_, shape);
-    plans.problem = plans.forward->problem;
-    if (!plans.problem.empty()) return;
-    for (int64_t parts = 1; parts <= shape.batch; ++parts) {
-      if (shape.batch % parts != 0) continue;
-      plans.backward_batch = shape.batch / parts;
-      plans.backward = make_backward(handle_, shape, plans.backward_batch);
-      plans.problem = plans.backward->problem;
-      if (!plans.problem.empty()) return;
-      if (plans.backward->workspace_bytes <= kMaxWorkspaceBytes) break;
-    }
-    const int64_t bytes = std::max(plans.forward->workspace_bytes, plans.backward->workspace_bytes);
-    if (bytes > workspace_.bytes()) {
-      workspace_ = {};  // queued work that uses it comes before what gets this memory next
-      workspace_ = Tensor::empty(stream_, {bytes}, DType::u8, MemoryTag::workspace);
-    }
+  void reserve(Tensor& memory, int64_t bytes) {
+    if (memory.defined() && bytes <= memory.bytes()) return;
+    memory = {};  // queued work that uses it comes before what gets this memory next
+    memory = Tensor::empty(stream_, {bytes}, DType::u8, MemoryTag::workspace);
   }
 
   CudaStream& stream_;
@@ -227,6 +297,7 @@ class CudnnAttention {
   std::string problem_;
   std::map<Key, Plans> plans_;
   Tensor workspace_;
+  Tensor mask_;
 };
 
 bool is_aligned(const Tensor& tensor) { return reinterpret_cast<uintptr_t>(tensor.raw()) % kAlignment == 0; }
@@ -247,38 +318,60 @@ void point_into(const Tensor& packed, const AttentionShape& shape, int64_t first
 }  // namespace
 
 std::string cudnn_attention_refusal(Stream& stream, const AttentionShape& shape, DType dtype, bool documents) {
-  if (dtype != DType::bf16) return "not in bf16";
-  if (documents) return "documents have boundaries";
-  if (shape.sequence < kMinSequence) return "shorter than " + std::to_string(kMinSequence) + " positions";
-  if (shape.head_dim * dtype_bytes(dtype) % kAlignment != 0) return "the head dim is no multiple of 8";
-  return as_cuda(stream).resource<CudnnAttention>().plans(shape).problem;
+  const std::string reason = refusal(shape, dtype);
+  return reason.empty() ? as_cuda(stream).resource<CudnnAttention>().plans(shape, documents).problem : reason;
 }
 
-bool cudnn_attention_forward(Stream& stream, const AttentionShape& shape, const Tensor& qkv, Tensor& out, Tensor& lse) {
+std::string cudnn_attention_refusal_of(const DescribedGpu& gpu, const AttentionShape& shape, DType dtype,
+                                       bool documents) {
+  std::string reason = refusal(shape, dtype);
+  if (reason.empty()) reason = open_cudnn();
+  if (!reason.empty()) return reason;
+  try {
+    auto properties = std::make_shared<fe::DeviceProperties>();
+    fe::error_t status = properties->deserialize({gpu.json.begin(), gpu.json.end()});
+    if (status.is_bad()) return "cuDNN doesn't take the description of the GPU: " + status.get_message();
+    Plans plans;
+    plans.build({.handle = nullptr, .gpu = properties, .compute_capability = gpu.compute_capability}, shape, documents);
+    return plans.problem;
+  } catch (const std::exception& error) {
+    return error.what();
+  }
+}
+
+bool cudnn_attention_forward(Stream& stream, const AttentionShape& shape, const Tensor& qkv,
+                             const Tensor& document_start, Tensor& out, Tensor& lse) {
+  const bool documents = document_start.defined();
   if (!is_aligned(qkv) || !is_aligned(out) || !is_aligned(lse)) return false;
-  if (!cudnn_attention_refusal(stream, shape, qkv.dtype(), /*documents=*/false).empty()) return false;
+  if (!cudnn_attention_refusal(stream, shape, qkv.dtype(), documents).empty()) return false;
   CudnnAttention& cudnn = as_cuda(stream).resource<CudnnAttention>();
-  Pointers pointers{{kOut, out.raw()}, {kLse, lse.raw()}};
-  point_into(qkv, shape, 0, kQ, kK, kV, pointers);
-  cudnn.execute(*cudnn.plans(shape).forward, pointers);
+  const Pass& pass = *cudnn.plans(shape, documents).forward;
+  for (int64_t first = 0; first < shape.batch; first += pass.batch) {
+    Pointers pointers{{kOut, at(out, first * shape.sequence * out.dim(1))},
+                      {kLse, at(lse, first * shape.num_heads * shape.sequence)}};
+    point_into(qkv, shape, first, kQ, kK, kV, pointers);
+    cudnn.execute(pass, shape, document_start, first, pointers);
+  }
   return true;
 }
 
-bool cudnn_attention_backward(Stream& stream, const AttentionShape& shape, const Tensor& qkv, const Tensor& out,
-                              const Tensor& lse, const Tensor& dout, Tensor& dqkv) {
+bool cudnn_attention_backward(Stream& stream, const AttentionShape& shape, const Tensor& qkv,
+                              const Tensor& document_start, const Tensor& out, const Tensor& lse, const Tensor& dout,
+                              Tensor& dqkv) {
+  const bool documents = document_start.defined();
   for (const Tensor& t : {qkv, out, lse, dout, static_cast<const Tensor&>(dqkv)}) {
     if (!is_aligned(t)) return false;
   }
-  if (!cudnn_attention_refusal(stream, shape, qkv.dtype(), /*documents=*/false).empty()) return false;
+  if (!cudnn_attention_refusal(stream, shape, qkv.dtype(), documents).empty()) return false;
   CudnnAttention& cudnn = as_cuda(stream).resource<CudnnAttention>();
-  const Plans& plans = cudnn.plans(shape);
-  for (int64_t first = 0; first < shape.batch; first += plans.backward_batch) {
+  const Pass& pass = *cudnn.plans(shape, documents).backward;
+  for (int64_t first = 0; first < shape.batch; first += pass.batch) {
     const int64_t begin = first * shape.sequence * out.dim(1);
     Pointers pointers{
         {kOut, at(out, begin)}, {kDout, at(dout, begin)}, {kLse, at(lse, first * shape.num_heads * shape.sequence)}};
     point_into(qkv, shape, first, kQ, kK, kV, pointers);
     point_into(dqkv, shape, first, kDq, kDk, kDv, pointers);
-    cudnn.execute(*plans.backward, pointers);
+    cudnn.execute(pass, shape, document_start, first, pointers);
   }
   return true;
 }

@@ -3,14 +3,21 @@
 
 namespace trireme::cuda {
 
-std::string cudnn_attention_refusal(Stream&, const ops::AttentionShape&, DType, bool) {
-  return "this program was built without cuDNN";
+namespace {
+constexpr const char* kMissing = "this program was built without cuDNN";
 }
 
-bool cudnn_attention_forward(Stream&, const ops::AttentionShape&, const Tensor&, Tensor&, Tensor&) { return false; }
+std::string cudnn_attention_refusal(Stream&, const ops::AttentionShape&, DType, bool) { return kMissing; }
+std::string cudnn_attention_refusal_of(const DescribedGpu&, const ops::AttentionShape&, DType, bool) {
+  return kMissing;
+}
+
+bool cudnn_attention_forward(Stream&, const ops::AttentionShape&, const Tensor&, const Tensor&, Tensor&, Tensor&) {
+  return false;
+}
 
 bool cudnn_attention_backward(Stream&, const ops::AttentionShape&, const Tensor&, const Tensor&, const Tensor&,
-                              const Tensor&, Tensor&) {
+                              const Tensor&, const Tensor&, Tensor&) {
   return false;
 }
 

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "core/device/cuda/check.h"
+#include "core/device/out_of_memory.h"
 #include "core/ops/cuda/gemm_library.h"
 
 namespace trireme::cuda {
@@ -52,7 +53,7 @@ bool GemmLibrary::aside(const Plan& plan, const Pointers& pointers, Tensor& scra
   if (!plan.accumulate) return true;
   try {
     scratch = Tensor::empty(stream_, {plan.d_bytes}, DType::u8, MemoryTag::workspace);
-  } catch (const MachineError&) {
+  } catch (const OutOfMemory&) {
     return false;
   }
   target.d = scratch.raw();

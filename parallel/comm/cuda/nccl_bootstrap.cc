@@ -10,6 +10,7 @@
 #include <fstream>
 #include <map>
 #include <mutex>
+#include <set>
 #include <vector>
 
 #include "core/device/cuda/cuda_device.h"
@@ -52,6 +53,19 @@ Place place_of(Device device) {
   return place;
 }
 
+// "4 ranks on 2 GPUs there", of the group's ranks on that host.
+std::string count_ranks_and_gpus(const std::vector<Place>& all, const Place& host) {
+  int ranks = 0;
+  std::set<std::string> gpus;
+  for (const Place& place : all) {
+    if (place.host != host.host || place.boot != host.boot) continue;
+    ++ranks;
+    gpus.insert(place.bus.data());
+  }
+  return std::to_string(ranks) + " ranks on " + std::to_string(gpus.size()) + (gpus.size() == 1 ? " GPU" : " GPUs") +
+         " there";
+}
+
 }  // namespace
 
 std::string host_name() {
@@ -74,17 +88,18 @@ void refuse_shared_gpus(Communicator& host, const std::string& group, Device dev
     if (added) continue;
     throw MachineError({.what = "ranks " + std::to_string(first->second) + " and " + std::to_string(rank) +
                                 " of group " + group + " would share GPU " + place.bus.data() + " of host " +
-                                place.host.data(),
+                                place.host.data() + ", and NCCL takes one rank for each",
                         .expected = "a GPU for each rank",
-                        .hint = "as many ranks per machine as it has GPUs, or parallel.backend: mpi, which lets ranks "
-                                "share a GPU"});
+                        .found = count_ranks_and_gpus(all, place),
+                        .hint = "as many ranks per machine as it has GPUs (CUDA_VISIBLE_DEVICES may hide some), or "
+                                "parallel.backend: mpi, which lets ranks share a GPU"});
   }
 }
 
 ncclUniqueId share_unique_id(Communicator& host) {
   HostStream local;
   ncclUniqueId id{};
-  if (host.rank() == 0) check_nccl(ncclGetUniqueId(&id), "ncclGetUniqueId");
+  if (host.rank() == 0) check_nccl(ncclGetUniqueId(&id), "ncclGetUniqueId", host.recorder().rank());
   host.broadcast(Tensor::borrow(&id, {int64_t{sizeof id}}, DType::u8), /*root=*/0, local.stream)->wait(local.stream);
   return id;
 }

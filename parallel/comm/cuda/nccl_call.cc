@@ -2,7 +2,6 @@
 
 #include "core/device/cuda/check.h"
 #include "parallel/comm/cuda/float_order.h"
-#include "parallel/comm/cuda/nccl_check.h"
 #include "parallel/comm/local_transfers.h"
 
 namespace trireme::cuda {
@@ -33,9 +32,8 @@ ncclRedOp_t nccl_op(ReduceOp op) {
 size_t count_of(const Tensor& tensor) { return static_cast<size_t>(tensor.numel()); }
 
 // Results of a call inside a group say only that an argument is wrong; the rest shows at the group's end.
-void check_queued(ncclResult_t result, const NcclTarget& target, const char* call) {
-  if (result == ncclSuccess || result == ncclInProgress) return;
-  throw MachineError({.what = std::string("NCCL refused ") + call, .found = nccl_text(result, target.comm)});
+void check_queued(ncclResult_t result, const char* function) {
+  if (result != ncclSuccess && result != ncclInProgress) throw NcclRefusal{function, result};
 }
 
 void copy(const void* from, void* to, int64_t bytes, CudaStream& stream) {
@@ -61,11 +59,11 @@ void queue_reduction(const NcclCall& work, const NcclTarget& target) {
   if (call.op == CommOp::all_reduce) {
     check_queued(
         ncclAllReduce(input.raw(), output.raw(), count_of(output), type, nccl_op(call.reduce), target.comm, stream),
-        target, "ncclAllReduce");
+        "ncclAllReduce");
   } else {
     check_queued(
         ncclReduceScatter(input.raw(), output.raw(), count_of(output), type, nccl_op(call.reduce), target.comm, stream),
-        target, "ncclReduceScatter");
+        "ncclReduceScatter");
   }
 }
 
@@ -92,10 +90,10 @@ void queue_exchange(const CommCall& call, const NcclTarget& target) {
     const auto i = static_cast<size_t>(r);
     check_queued(ncclSend(input + from[i], static_cast<size_t>(call.send_counts[i]), type, r, target.comm,
                           target.stream.handle()),
-                 target, "ncclSend");
+                 "ncclSend");
     check_queued(ncclRecv(output + to[i], static_cast<size_t>(call.recv_counts[i]), type, r, target.comm,
                           target.stream.handle()),
-                 target, "ncclRecv");
+                 "ncclRecv");
   }
 }
 
@@ -117,9 +115,9 @@ void queue_transfers(const CommCall& call, const NcclTarget& target) {
     const auto bytes = static_cast<size_t>(t.tensor.bytes());
     cudaStream_t stream = target.stream.handle();
     if (t.kind == Transfer::Kind::send) {
-      check_queued(ncclSend(t.tensor.raw(), bytes, ncclUint8, t.peer, target.comm, stream), target, "ncclSend");
+      check_queued(ncclSend(t.tensor.raw(), bytes, ncclUint8, t.peer, target.comm, stream), "ncclSend");
     } else {
-      check_queued(ncclRecv(t.tensor.raw(), bytes, ncclUint8, t.peer, target.comm, stream), target, "ncclRecv");
+      check_queued(ncclRecv(t.tensor.raw(), bytes, ncclUint8, t.peer, target.comm, stream), "ncclRecv");
     }
   }
 }
@@ -171,18 +169,18 @@ void queue_nccl_part(NcclCall& work, const NcclTarget& target) {
     case CommOp::all_gather:
       check_queued(ncclAllGather(call.input.raw(), call.output.raw(), count_of(call.input),
                                  nccl_type(call.input.dtype()), target.comm, stream),
-                   target, "ncclAllGather");
+                   "ncclAllGather");
       break;
     case CommOp::broadcast:
       check_queued(ncclBroadcast(call.input.raw(), call.output.raw(), count_of(call.input),
                                  nccl_type(call.input.dtype()), call.root, target.comm, stream),
-                   target, "ncclBroadcast");
+                   "ncclBroadcast");
       break;
     case CommOp::all_to_all:
     case CommOp::all_to_all_v: queue_exchange(call, target); break;
     case CommOp::barrier:
       check_queued(ncclAllReduce(target.token.raw(), target.token.raw(), 1, ncclInt32, ncclMax, target.comm, stream),
-                   target, "ncclAllReduce");
+                   "ncclAllReduce");
       break;
     case CommOp::send:
     case CommOp::recv: queue_transfers(call, target); break;

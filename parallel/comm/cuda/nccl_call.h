@@ -47,8 +47,14 @@ struct NcclTarget {
   const Tensor& token;
 };
 
+// Thrown where NCCL refuses a function of its own at once; whoever knows host and rank makes a message of it.
+struct NcclRefusal {
+  const char* function;
+  ncclResult_t result;
+};
+
 // The three parts of a call's work, in order, each with nothing to do for some calls: copies within the GPU and what
-// prepares the rest; NCCL's part, to be called inside one NCCL group; what follows it.
+// prepares the rest; NCCL's part, to be called inside one NCCL group, which may throw NcclRefusal; what follows it.
 void queue_local_part(NcclCall& work, const NcclTarget& target);
 void queue_nccl_part(NcclCall& work, const NcclTarget& target);
 void queue_last_part(NcclCall& work, const NcclTarget& target);

@@ -11,11 +11,11 @@ std::string nccl_text(ncclResult_t result, ncclComm_t comm) {
   return text;
 }
 
-void check_nccl(ncclResult_t result, const std::string& call) {
+void check_nccl(ncclResult_t result, const std::string& call, int rank) {
   if (result == ncclSuccess) return;
   throw MachineError({.what = "NCCL failed in " + call,
                       .found = nccl_text(result),
-                      .where = "host " + host_name(),
+                      .where = "host " + host_name() + ", rank " + std::to_string(rank) + " of the world",
                       .hint = "NCCL_DEBUG=INFO, which makes NCCL print what it does"});
 }
 

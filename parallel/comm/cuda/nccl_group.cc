@@ -143,6 +143,10 @@ void NcclGroup::queue(NcclCall& work, Stream& caller) {
   if (result == ncclSuccess) {
     try {
       queue_nccl_part(work, target);
+    } catch (const NcclRefusal& refusal) {
+      const std::string found = nccl_text(refusal.result, comm_);  // before another call of NCCL's has a last error
+      ncclGroupEnd();
+      failure_of(work.text + ", which calls " + refusal.function, found, refusal.result).raise();
     } catch (...) {
       ncclGroupEnd();
       throw;

@@ -49,6 +49,7 @@ TEST_F(Graphs, RunWhatWasCaptured) {
   EXPECT_EQ(host_array(copy, 4), std::vector<int>(4, ((1 * 2 + 11) * 2 + 11) * 2 + 11));
   EXPECT_EQ(*calls, 3);
   EXPECT_EQ(counters().graphs, before.graphs);
+  EXPECT_EQ(counters().graph_launches, before.graph_launches + 3);
 }
 
 TEST_F(Graphs, ReadPinnedMemoryAtEachLaunch) {

@@ -35,8 +35,8 @@ __global__ void read_absent_lane(int* out) {
   if (threadIdx.x < 16) out[threadIdx.x] = __shfl_sync(0x0000ffffu, 1, 20);
 }
 
-[[maybe_unused]] __global__ void write_behind_dynamic(int* out) {
-  if (threadIdx.x == 0) trireme_dynamic_shared[100] = 1;
+__global__ void write_dynamic_at(int* out, int index) {
+  if (threadIdx.x == 0) trireme_dynamic_shared[index] = 1;
   out[threadIdx.x] = 1;
 }
 
@@ -119,10 +119,30 @@ TEST_F(WrongKernels, ValueOfALaneOutsideTheMaskIsNoValue) {
   EXPECT_EQ(host_array(out, 32)[0], -1);
 }
 
-#ifndef __SANITIZE_ADDRESS__  // which reports the store itself
+#ifndef __SANITIZE_ADDRESS__
 TEST_F(WrongKernels, StoreBehindDynamicSharedMemory) {
-  EXPECT_CUDA(launch(1, 32, 100, write_behind_dynamic, device_array<int>(32)));
-  expect_parts(failure(), {"write_behind_dynamic", "behind its 100 bytes of dynamic shared memory"});
+  EXPECT_CUDA(launch(1, 32, 100, write_dynamic_at, device_array<int>(32), 100));
+  expect_parts(failure(), {"write_dynamic_at", "behind its 100 bytes of dynamic shared memory"});
+}
+
+TEST_F(WrongKernels, StoreBeforeDynamicSharedMemory) {
+  EXPECT_CUDA(launch(1, 32, 100, write_dynamic_at, device_array<int>(32), -1));
+  expect_parts(failure(), {"write_dynamic_at", "before its 100 bytes of dynamic shared memory"});
+}
+#else
+// The sanitizer reports the store itself.
+TEST_F(WrongKernels, StoresAroundDynamicSharedMemory) {
+  ::testing::FLAGS_gtest_death_test_style = "threadsafe";
+  auto* out = device_array<int>(32);
+  for (const int index : {-64, -1, 100, 163}) {
+    EXPECT_DEATH(
+        {
+          launch(1, 32, 100, write_dynamic_at, out, index);
+          cudaStreamSynchronize(stream_);
+        },
+        "AddressSanitizer: use-after-poison.*write_dynamic_at")
+        << index;
+  }
 }
 #endif
 
