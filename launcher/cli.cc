@@ -182,7 +182,8 @@ class CommandLine {
   }
 
   void add_plan() {
-    plan_ = app_.add_subcommand("plan", "The pipeline schedule of the configured layout: bubble, stashes, a picture");
+    plan_ = app_.add_subcommand(
+        "plan", "Memory of the configured layout, and its pipeline schedule: bubble, stashes, a picture");
     plan_->add_option("CONFIG", plan_args_.config, "The YAML file")->required();
     add_sets(plan_, plan_args_.sets);
     plan_->add_option("--gpus", plan_args_.gpus, "Ranks (default: the product of the degrees, data: auto being 1)")

@@ -12,6 +12,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <optional>
 
 #include "core/config/load.h"
 #include "core/error.h"
@@ -20,6 +21,7 @@
 #include "core/metrics/run_directory.h"
 #include "launcher/cli.h"
 #include "launcher/resume.h"
+#include "launcher/stop_signal.h"
 
 namespace trireme {
 
@@ -32,10 +34,17 @@ class BlockedSignals {
  public:
   BlockedSignals() {
     sigemptyset(&set_);
-    for (const int number : {SIGTERM, SIGINT, SIGCHLD}) sigaddset(&set_, number);
+    for (const int number : {SIGTERM, SIGINT, SIGUSR1, SIGCHLD}) sigaddset(&set_, number);
     sigprocmask(SIG_BLOCK, &set_, &former_);
+    // Where the parent had this signal ignored, nobody would hear of a child's end.
+    struct sigaction action {};
+    action.sa_handler = SIG_DFL;
+    sigaction(SIGCHLD, &action, &former_child_);
   }
-  ~BlockedSignals() { sigprocmask(SIG_SETMASK, &former_, nullptr); }
+  ~BlockedSignals() {
+    sigaction(SIGCHLD, &former_child_, nullptr);
+    sigprocmask(SIG_SETMASK, &former_, nullptr);
+  }
   BlockedSignals(const BlockedSignals&) = delete;
   BlockedSignals& operator=(const BlockedSignals&) = delete;
 
@@ -50,6 +59,7 @@ class BlockedSignals {
  private:
   sigset_t set_;
   sigset_t former_;
+  struct sigaction former_child_ {};
 };
 
 // Becomes the command; runs in the child, never returns. The parent learns of a failure through `report`.
@@ -86,13 +96,20 @@ pid_t start(const std::vector<std::string>& command, const sigset_t& mask) {
   return child;
 }
 
-// The exit code of the command; sets `stopping` when a signal asked it to end.
-int watch(pid_t child, const BlockedSignals& signals, int stop_signal, bool& stopping) {
+using Clock = std::chrono::steady_clock;
+
+// The exit code of the command; sets `asked` when a signal asked it to end.
+int watch(pid_t child, const BlockedSignals& signals, int stop_signal, std::optional<Clock::time_point>& asked) {
   while (true) {
     const int number = signals.wait();
     if (number != SIGCHLD) {
-      ::kill(child, stopping ? SIGTERM : stop_signal);
-      stopping = true;
+      const Clock::time_point now = Clock::now();
+      if (!asked) {
+        ::kill(child, stop_signal);
+      } else if (now - *asked >= std::chrono::seconds(StopSignal::kSameRequestSeconds)) {
+        ::kill(child, SIGTERM);
+      }
+      asked = asked.value_or(now);
       continue;
     }
     int status = 0;
@@ -140,12 +157,12 @@ int count_gpus() {
 int supervise(const std::vector<std::string>& command, int max_restarts, int stop_signal,
               const std::function<void(std::string_view)>& say) {
   const BlockedSignals signals;
-  bool stopping = false;
+  std::optional<Clock::time_point> asked;
   for (int restart = 0;; ++restart) {
-    const int code = watch(start(command, signals.former()), signals, stop_signal, stopping);
+    const int code = watch(start(command, signals.former()), signals, stop_signal, asked);
     const bool repeats =
         code == 0 || code == static_cast<int>(ExitCode::config) || code == static_cast<int>(ExitCode::data);
-    if (repeats || stopping) return code;
+    if (repeats || asked) return code;
     if (restart == max_restarts) {
       if (max_restarts > 0 || code > 128) say("the ranks ended with " + end_text(code));
       return code;

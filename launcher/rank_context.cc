@@ -55,23 +55,27 @@ int default_threads(int local_size) {
 
 namespace {
 
-// All ranks often fail alike. One message is enough: the lowest rank's, which aborts the others while they wait.
-void wait_for_lower_ranks(int rank) {
-  if (rank > 0) std::this_thread::sleep_for(std::chrono::milliseconds(400 + 100 * std::min(rank, 30)));
+// How long a rank that failed leaves the word to others. All ranks often fail alike: the lowest one's message is enough, and
+// it ends the others while they wait. A rank that failed because another one did lets all of those have their turn, which
+// know the cause; if none speaks there is none, and ranks only wait for each other.
+std::chrono::milliseconds patience(int rank, ExitCode code) {
+  const int place = std::min(rank, 30);
+  if (code == ExitCode::peer) return std::chrono::milliseconds(5000 + 100 * place);
+  return std::chrono::milliseconds(rank == 0 ? 0 : 400 + 100 * place);
 }
 
 }  // namespace
 
-int run_rank(const Config& config, MpiRuntime* mpi, const std::function<int(RankContext&)>& body) {
+int run_rank(const Config& config, MpiRuntime* mpi, const std::function<int(RankContext&)>& body,
+             const LastWords& last_words) {
   const int rank_number = mpi != nullptr ? mpi->rank() : 0;
+  const bool alone = mpi == nullptr || mpi->size() == 1;
   const auto fail = [&](ExitCode code, const std::string& message) {
-    // A rank that failed only because another did stays silent: the first one speaks for all.
-    if (code != ExitCode::peer) {
-      wait_for_lower_ranks(rank_number);
-      const std::string who = mpi != nullptr && mpi->size() > 1 ? " [rank " + std::to_string(rank_number) + "]" : "";
-      std::fprintf(stderr, "error: %s%s\n", message.c_str(), who.c_str());
-    }
-    if (mpi != nullptr && mpi->size() > 1) mpi->abort(code);
+    if (!alone) std::this_thread::sleep_for(patience(rank_number, code));
+    const std::string who = alone ? "" : " [rank " + std::to_string(rank_number) + "]";
+    std::fprintf(stderr, "error: %s%s\n", message.c_str(), who.c_str());
+    if (last_words) last_words(code, message);
+    if (!alone) mpi->abort(code);
     return static_cast<int>(code);
   };
   try {

@@ -4,11 +4,13 @@
 
 #include <functional>
 #include <memory>
+#include <string>
 
 #include "core/config/config.h"
 #include "core/device/allocator.h"
 #include "core/device/device.h"
 #include "core/device/thread_pool.h"
+#include "core/error.h"
 #include "launcher/rank_device.h"
 #include "parallel/comm/communicator.h"
 #include "parallel/comm/flight_recorder.h"
@@ -56,10 +58,14 @@ class RankContext {
   TensorGroup tensor_;
 };
 
-// Runs body(context) for this process: as a rank of MPI where mpirun or srun started it, else alone. When `body`
-// throws, the error is printed and, under MPI, all ranks are aborted with its code; the return value is the exit
-// code.
-int run_rank(const Config& config, MpiRuntime* mpi, const std::function<int(RankContext&)>& body);
+// What a failed rank does besides, before the ranks are gone. Doesn't throw.
+using LastWords = std::function<void(ExitCode code, const std::string& message)>;
+
+// Runs body(context) for this process: as a rank of MPI where mpirun or srun started it, else alone. Returns the exit code.
+// When `body` throws on some ranks, one of them speaks for all: it prints its error, says its last words and, under MPI,
+// aborts all ranks with its code. That is one that didn't fail because of another (PeerError), if there is such a one.
+int run_rank(const Config& config, MpiRuntime* mpi, const std::function<int(RankContext&)>& body,
+             const LastWords& last_words = {});
 
 // The number of cores that this process may use, shared among `local_size` ranks; at least 1.
 int default_threads(int local_size);

@@ -1,20 +1,35 @@
 #include "launcher/stop_signal.h"
 
+#include <time.h>
+
+#include <atomic>
 #include <csignal>
+#include <cstdint>
 
 namespace trireme {
 
 namespace {
 
-volatile std::sig_atomic_t received_signal = 0;
+// Whichever thread a signal reaches: lock-free atomics may be used in handlers.
+std::atomic<int> received_signal{0};
+std::atomic<int64_t> first_ns{0};
+static_assert(std::atomic<int>::is_always_lock_free && std::atomic<int64_t>::is_always_lock_free);
+
+int64_t now_ns() {
+  timespec now{};
+  ::clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec * int64_t{1000000000} + now.tv_nsec;
+}
 
 void on_signal(int number) {
-  if (received_signal != 0) {
+  const int64_t now = now_ns();
+  int64_t first = 0;
+  if (first_ns.compare_exchange_strong(first, now)) {
+    received_signal.store(number);
+  } else if (now - first >= StopSignal::kSameRequestSeconds * int64_t{1000000000}) {
     std::signal(number, SIG_DFL);
     std::raise(number);
-    return;
   }
-  received_signal = number;
 }
 
 struct sigaction former_term;
@@ -24,7 +39,8 @@ struct sigaction former_usr1;
 }  // namespace
 
 StopSignal::StopSignal() {
-  received_signal = 0;
+  received_signal.store(0);
+  first_ns.store(0);
   struct sigaction action {};
   action.sa_handler = on_signal;
   sigemptyset(&action.sa_mask);
@@ -40,6 +56,6 @@ StopSignal::~StopSignal() {
   sigaction(SIGUSR1, &former_usr1, nullptr);
 }
 
-int StopSignal::received() const { return received_signal; }
+int StopSignal::received() const { return received_signal.load(); }
 
 }  // namespace trireme

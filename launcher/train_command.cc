@@ -7,6 +7,7 @@
 
 #include "core/config/load.h"
 #include "core/metrics/log.h"
+#include "core/metrics/run_directory.h"
 #include "launcher/commands.h"
 #include "launcher/rank_env.h"
 #include "launcher/trainer.h"
@@ -16,14 +17,15 @@ namespace trireme {
 namespace {
 
 // As a rank of MPI where mpirun or srun started this process, else alone.
-int run_as_rank(const Config& config, const std::function<int(RankContext&)>& body) {
+int run_as_rank(const Config& config, const std::function<int(RankContext&)>& body, const LastWords& last_words = {}) {
   const RankEnv env = find_rank_env();
   std::optional<MpiRuntime> mpi;
   if (env.under_mpi()) mpi.emplace(MpiOptions{.expected_size = env.world_size});
-  return run_rank(config, mpi ? &*mpi : nullptr, body);
+  return run_rank(config, mpi ? &*mpi : nullptr, body, last_words);
 }
 
-int train(RankContext& rank, const Config& config, bool dry_run) {
+// `failed`: what the run's status says, where it ended with an exception.
+int train(RankContext& rank, const Config& config, bool dry_run, std::optional<RunStatus>& failed) {
   const int terminal = rank.is_main() ? find_terminal(find_rank_env(), STDERR_FILENO) : -1;
   Console console(STDERR_FILENO, terminal >= 0, terminal);
   Logger logger(rank.rank(), console);
@@ -36,7 +38,12 @@ int train(RankContext& rank, const Config& config, bool dry_run) {
   std::istringstream lines(plan);
   for (std::string text; rank.is_main() && std::getline(lines, text);) console.line(text);
   const StopSignal stop;
-  trainer.run(stop);
+  try {
+    trainer.run(stop);
+  } catch (...) {
+    failed = trainer.status();
+    throw;
+  }
   logger.info("the run is in " + config.run.dir);
   return 0;
 }
@@ -49,7 +56,20 @@ int train_command(const TrainArgs& args) {
     if (find_rank_env().rank == 0) std::fputs(dump_config(config).c_str(), stdout);
     return 0;
   }
-  return run_as_rank(config, [&](RankContext& rank) { return train(rank, config, args.dry_run); });
+  std::optional<RunStatus> failed;
+  const auto write_status = [&](ExitCode code, const std::string& message) {
+    if (!failed) return;
+    failed->state = RunState::failed;
+    failed->reason = message;
+    failed->exit_code = static_cast<int>(code);
+    try {
+      RunDirectory(config.run.dir).write_status(*failed);
+    } catch (const Error&) {
+      // The message that was printed is the one that counts.
+    }
+  };
+  return run_as_rank(
+      config, [&](RankContext& rank) { return train(rank, config, args.dry_run, failed); }, write_status);
 }
 
 int probe_command(const ProbeOptions& options, const std::vector<std::string>& sets) {

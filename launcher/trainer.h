@@ -27,9 +27,11 @@ class Trainer {
   const RunPlan& plan() const { return plan_; }
 
   // From the newest checkpoint (or the beginning) to run.steps, or until a stop signal. Collective over the world.
-  // NumbersError on a loss or norm that isn't finite; nothing is saved then. Whatever is thrown stands in
-  // status.json.
+  // NumbersError on a loss or norm that isn't finite; nothing is saved then. What rank 0 throws stands in status.json.
   void run(const StopSignal& stop);
+
+  // How far it came, for a rank that fails while rank 0 doesn't.
+  RunStatus status() const { return {.step = finished_steps_, .layout = plan_.layout}; }
 
  private:
   using Clock = std::chrono::steady_clock;

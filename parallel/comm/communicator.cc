@@ -180,14 +180,13 @@ WorkHandle Communicator::barrier(Stream& stream) {
 }
 
 std::unique_ptr<Communicator> Communicator::split(std::span<const int> ranks, const std::string& name) {
-  bool found = ranks.empty();
-  for (size_t i = 0; i < ranks.size(); ++i) {
-    const auto rest = ranks.subspan(i + 1);
-    TRIREME_CHECK(ranks[i] >= 0 && ranks[i] < size_, "split names a rank that the group doesn't have");
-    TRIREME_CHECK(std::find(rest.begin(), rest.end(), ranks[i]) == rest.end(), "split names a rank twice");
-    found = found || ranks[i] == rank_;
+  std::vector<bool> named(static_cast<size_t>(size_));
+  for (const int r : ranks) {
+    TRIREME_CHECK(r >= 0 && r < size_, "split names a rank that the group doesn't have");
+    TRIREME_CHECK(!named[static_cast<size_t>(r)], "split names a rank twice");
+    named[static_cast<size_t>(r)] = true;
   }
-  TRIREME_CHECK(found, "split without the caller in its own group");
+  TRIREME_CHECK(ranks.empty() || named[static_cast<size_t>(rank_)], "split without the caller in its own group");
   return split_group(ranks, name);
 }
 

@@ -161,6 +161,15 @@ TEST_F(BadInput, NotANumberStopsTheRunAndNamesTheTensor) {
   EXPECT_NE(testing::read_file(dir_ / "run/status.json").find("\"exit_code\": 5"), std::string::npos);
 }
 
+TEST_F(BadInput, StatusTellsOfARankThatFailedAlone) {
+  // The second rank alone writes a trace.
+  const std::string trace = "'profile={start: 1, ranks: [1], trace: " + (dir_ / "corpus.bin/trace.json") + "}'";
+  expect_error(testing::mpirun(2) + " " + train(trace + " --set run.steps=100000"), 4, {"trace.json", "[rank 1]"});
+  const std::string status = testing::read_file(dir_ / "run/status.json");
+  EXPECT_NE(status.find("\"failed\""), std::string::npos) << status;
+  EXPECT_NE(status.find("\"exit_code\": 4"), std::string::npos) << status;
+}
+
 TEST_F(BadInput, TasksOfSlurmWithoutPmix) {
   expect_error(
       "SLURM_JOB_ID=1 SLURM_STEP_ID=0 SLURM_PROCID=0 SLURM_NTASKS=2 SLURM_STEP_NUM_TASKS=2 SLURM_LOCALID=0 " + train(),
@@ -181,14 +190,15 @@ TEST_F(BadInput, DamagedCheckpointIsNamed) {
   expect_error(train("model.hidden_size=48"), 3, {"another model", "expected", "found"});
 }
 
+// The second of each pair comes as GNU timeout sends it, at once, and is no second request.
 TEST_F(BadInput, StopSignalSavesAndExitsWithZero) {
   for (const char* signal : {"TERM", "INT"}) {
     fs::remove_all(dir_ / "run");
-    const ProgramResult result =
-        run_program("sh -c '" + std::string("exec TRIREME train ") + config() +
-                    " --set run.steps=100000' & pid=$!; "
-                    "while ! [ -s " +
-                    (dir_ / "run/metrics.jsonl") + " ]; do sleep 0.05; done; kill -" + signal + " $pid; wait $pid");
+    const ProgramResult result = run_program("sh -c '" + std::string("exec TRIREME train ") + config() +
+                                             " --set run.steps=100000' & pid=$!; "
+                                             "while ! [ -s " +
+                                             (dir_ / "run/metrics.jsonl") + " ]; do sleep 0.05; done; kill -" + signal +
+                                             " $pid; sleep 0.001; kill -" + signal + " $pid; wait $pid");
     EXPECT_EQ(result.exit_code, 0) << result.err;
     const std::string status = testing::read_file(dir_ / "run/status.json");
     EXPECT_NE(status.find("\"stopped\""), std::string::npos) << status;

@@ -97,17 +97,33 @@ TEST_F(Supervise, DoesNotRepeatWhatWouldFailAgain) {
 
 TEST_F(Supervise, AsksToStopOnceThenEnds) {
   // The script ends well when asked by SIGUSR1.
-  std::thread sender = signal_when("ready", SIGTERM);
-  EXPECT_EQ(run("trap 'exit 0' USR1; touch ready; while :; do sleep 0.01; done", 3), 0);
-  sender.join();
-  EXPECT_EQ(starts(), 1);
+  for (const int number : {SIGTERM, SIGUSR1}) {
+    std::thread sender = signal_when("ready", number);
+    EXPECT_EQ(run("trap 'rm ready; exit 0' USR1; touch ready; while :; do sleep 0.01; done", 3), 0);
+    sender.join();
+  }
+  EXPECT_EQ(starts(), 2);
   // It ignores the first request; the second ends it, and there is no restart.
   std::thread first = signal_when("two", SIGINT);
   std::thread second = signal_when("asked", SIGINT);
-  EXPECT_EQ(run("trap 'touch asked' USR1; touch two; while :; do sleep 0.01; done", 3), 128 + SIGTERM);
+  EXPECT_EQ(run("trap 'sleep 1.1; touch asked' USR1; touch two; while :; do sleep 0.01; done", 3), 128 + SIGTERM);
   first.join();
   second.join();
-  EXPECT_EQ(starts(), 2);
+  EXPECT_EQ(starts(), 3);
+}
+
+TEST_F(Supervise, TakesSignalsInQuickSuccessionForOneRequest) {
+  std::thread first = signal_when("ready", SIGTERM);
+  std::thread second = signal_when("asked", SIGTERM);
+  EXPECT_EQ(run("trap 'touch asked; sleep 0.5; exit 0' USR1; touch ready; while :; do sleep 0.01; done", 3), 0);
+  first.join();
+  second.join();
+}
+
+TEST_F(Supervise, SeesTheEndWhereTheParentIgnoresChildren) {
+  const auto former = std::signal(SIGCHLD, SIG_IGN);
+  EXPECT_EQ(run("exit 5"), 5);
+  EXPECT_EQ(std::signal(SIGCHLD, former), SIG_IGN);
 }
 
 TEST_F(Supervise, ACommandThatCannotStart) {

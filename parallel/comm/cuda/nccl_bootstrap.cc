@@ -3,10 +3,12 @@
 #include <unistd.h>
 
 #include <array>
+#include <compare>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <map>
 #include <mutex>
 #include <set>
 #include <vector>
@@ -32,7 +34,7 @@ struct Place {
   std::array<char, 48> boot{};
   std::array<char, 32> bus{};
 
-  bool operator==(const Place&) const = default;
+  auto operator<=>(const Place&) const = default;
 };
 
 template <size_t N>
@@ -79,17 +81,18 @@ void refuse_shared_gpus(Communicator& host, const std::string& group, Device dev
   host.all_gather(Tensor::borrow(&mine, {bytes}, DType::u8),
                   Tensor::borrow(all.data(), {bytes * host.size()}, DType::u8), local.stream)
       ->wait(local.stream);
-  for (size_t a = 0; a < all.size(); ++a) {
-    for (size_t b = a + 1; b < all.size(); ++b) {
-      if (all[a] != all[b]) continue;
-      throw MachineError({.what = "ranks " + std::to_string(a) + " and " + std::to_string(b) + " of group " + group +
-                                  " would share GPU " + all[a].bus.data() + " of host " + all[a].host.data() +
-                                  ", and NCCL takes one rank for each",
-                          .expected = "a GPU for each rank",
-                          .found = count_ranks_and_gpus(all, all[a]),
-                          .hint = "as many ranks per machine as it has GPUs (CUDA_VISIBLE_DEVICES may hide some), or "
-                                  "parallel.backend: mpi, which lets ranks share a GPU"});
-    }
+  std::map<Place, int> rank_at;
+  for (int rank = 0; rank < host.size(); ++rank) {
+    const Place& place = all[static_cast<size_t>(rank)];
+    const auto [first, added] = rank_at.emplace(place, rank);
+    if (added) continue;
+    throw MachineError({.what = "ranks " + std::to_string(first->second) + " and " + std::to_string(rank) +
+                                " of group " + group + " would share GPU " + place.bus.data() + " of host " +
+                                place.host.data() + ", and NCCL takes one rank for each",
+                        .expected = "a GPU for each rank",
+                        .found = count_ranks_and_gpus(all, place),
+                        .hint = "as many ranks per machine as it has GPUs (CUDA_VISIBLE_DEVICES may hide some), or "
+                                "parallel.backend: mpi, which lets ranks share a GPU"});
   }
 }
 
