@@ -18,8 +18,8 @@ int count_gpus();
 
 // Runs `command` until it ends, again up to `max_restarts` times when it ended with another code than 0 (done),
 // 2 (configuration) and 3 (data), which would only repeat. SIGTERM, SIGINT and SIGUSR1 ask the command once to stop
-// cleanly by `stop_signal`; a second request (see StopSignal) ends it. After either it isn't restarted. `say` gets a line about each restart.
-// Returns the last exit code, 128 + N for a command that signal N ended. Environment and standard streams are handed
+// cleanly by `stop_signal`; a second request (see StopSignal) ends it. After either it isn't restarted. `say` gets a line
+// about each restart. Returns the last exit code, 128 + N for a command that signal N ended. Environment and standard streams are handed
 // down, except standard input. REQUIRES: no other thread handles these signals; they are blocked meanwhile.
 // Throws MachineError when the command can't be started.
 int supervise(const std::vector<std::string>& command, int max_restarts, int stop_signal,
