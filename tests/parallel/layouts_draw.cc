@@ -103,7 +103,7 @@ class Covering {
         c.levels[kFamily] = (i / 20 + i / 5 % 4 + i % 5) % 4;
       } while (!legal(c.levels));
       block_.push_back(c);
-      add(c, 1);
+      add(c);
     }
   }
 
@@ -120,26 +120,41 @@ class Covering {
     }
     if (!legal(next.levels) || (next.full && !can_be_full(next.levels))) return;
     const int before = cost();
-    add(c, -1);
-    add(next, 1);
+    exchange(c, next, f);
     if (cost() <= before) {
       c = next;
     } else {
-      add(next, -1);
-      add(c, 1);
+      exchange(next, c, f);
     }
   }
 
-  void add(const Candidate& c, int n) {
-    const Levels& l = c.levels;
-    for (int f = 0; f < kNumFeatures; ++f) {
-      for (int g = f + 1; g < kNumFeatures; ++g) {
-        const size_t at = place(f, l[static_cast<size_t>(f)], g, l[static_cast<size_t>(g)]);
-        missing_pairs_ -= std::max(0, needed_[at] - counts_[at]);
-        counts_[at] += n;
-        missing_pairs_ += std::max(0, needed_[at] - counts_[at]);
-      }
+  // Counts `to` in place of `from`, which differs in feature f only (kNumFeatures: in none).
+  void exchange(const Candidate& from, const Candidate& to, int f) {
+    for (int g = 0; g < kNumFeatures && f < kNumFeatures; ++g) {
+      if (g == f) continue;
+      add_pair(from.levels, std::min(f, g), std::max(f, g), -1);
+      add_pair(to.levels, std::min(f, g), std::max(f, g), 1);
     }
+    add_sums(from, -1);
+    add_sums(to, 1);
+  }
+
+  void add(const Candidate& c) {
+    for (int f = 0; f < kNumFeatures; ++f) {
+      for (int g = f + 1; g < kNumFeatures; ++g) add_pair(c.levels, f, g, 1);
+    }
+    add_sums(c, 1);
+  }
+
+  void add_pair(const Levels& l, int f, int g, int n) {
+    const size_t at = place(f, l[static_cast<size_t>(f)], g, l[static_cast<size_t>(g)]);
+    missing_pairs_ -= std::max(0, needed_[at] - counts_[at]);
+    counts_[at] += n;
+    missing_pairs_ += std::max(0, needed_[at] - counts_[at]);
+  }
+
+  void add_sums(const Candidate& c, int n) {
+    const Levels& l = c.levels;
     three_axes_ += n * (l[kData] > 0 && l[kTensor] > 0 && l[kPipeline] > 0);
     full_ += n * c.full;
     tied_pipeline_zero_ += n * (l[kTied] == 1 && l[kPipeline] > 0 && l[kZero] >= 2);
