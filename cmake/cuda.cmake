@@ -130,5 +130,6 @@ function(trireme_cuda_sources target name)
       COMPILE_OPTIONS "-O1;-isystem;${TRIREME_CUDNN_FRONTEND};-isystem;${TRIREME_CUDNN}")
     target_link_libraries(${target} PUBLIC CUDA::cudart_static)
   endif()
+  trireme_apart(${sources} MATCHING "/nccl_group\\.cc$")  # seeded faults compile it again
   target_sources(${target} PRIVATE ${sources})
 endfunction()

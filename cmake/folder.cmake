@@ -16,6 +16,8 @@ function(trireme_folder name)
     add_library(trireme_${name} STATIC ${sources})
     target_include_directories(trireme_${name} PUBLIC ${CMAKE_SOURCE_DIR})
     trireme_cuda_sources(trireme_${name} ${name})
+    # Kernels for one kind of processor (#pragma GCC target); modules, each with an enum Slot; one name in two files.
+    trireme_apart(${sources} MATCHING "/cpu/|/models/|/(megatron|cli)\\.cc$")
     set(scope PUBLIC)
   endif()
   foreach(dependency ${ARG_DEPENDS})

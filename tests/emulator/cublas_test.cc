@@ -17,7 +17,7 @@ struct Product {
   int padding = 0;  // elements behind each column
 };
 
-class Cublas : public testing::Test {
+class Cublas : public ::testing::Test {
  protected:
   void SetUp() override {
     emulator::set_num_devices(1);

@@ -85,7 +85,7 @@ struct Matrix {
   cublasLtMatrixLayout_t layout = nullptr;
 };
 
-class CublasLt : public testing::Test {
+class CublasLt : public ::testing::Test {
  protected:
   void SetUp() override {
     emulator::set_num_devices(1);
@@ -150,7 +150,7 @@ struct Case {
   int order;
 };
 
-class CublasLtProduct : public CublasLt, public testing::WithParamInterface<Case> {};
+class CublasLtProduct : public CublasLt, public ::testing::WithParamInterface<Case> {};
 
 constexpr int64_t kM = 70, kN = 9, kK = 33;
 
@@ -242,7 +242,7 @@ std::vector<Case> cases() {
   return all;
 }
 
-INSTANTIATE_TEST_SUITE_P(Products, CublasLtProduct, testing::ValuesIn(cases()));
+INSTANTIATE_TEST_SUITE_P(Products, CublasLtProduct, ::testing::ValuesIn(cases()));
 
 TEST_F(CublasLt, OffersAlgorithmsThatAgree) {
   const Matrix a(CUDA_R_16BF, 64, 48, 64, CUBLASLT_ORDER_COL, 1);

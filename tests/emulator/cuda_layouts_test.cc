@@ -20,7 +20,7 @@ std::vector<NamedLayout> in_bf16() {
   return list;
 }
 
-class CudaLayouts : public testing::TestWithParam<NamedLayout> {
+class CudaLayouts : public ::testing::TestWithParam<NamedLayout> {
  protected:
   void check(const std::vector<std::string>& sets) {
     const int64_t launches = emulator::counters().launches;
@@ -39,8 +39,8 @@ class CudaLayoutsBf16 : public CudaLayouts {};
 TEST_P(CudaLayoutsBf16, TrainAsOneRankDoes) { check({"precision.compute=bf16"}); }
 
 const auto kName = [](const auto& p) { return p.param.name; };
-INSTANTIATE_TEST_SUITE_P(Named, CudaLayouts, testing::ValuesIn(layouts::named_layouts()), kName);
-INSTANTIATE_TEST_SUITE_P(Named, CudaLayoutsBf16, testing::ValuesIn(in_bf16()), kName);
+INSTANTIATE_TEST_SUITE_P(Named, CudaLayouts, ::testing::ValuesIn(layouts::named_layouts()), kName);
+INSTANTIATE_TEST_SUITE_P(Named, CudaLayoutsBf16, ::testing::ValuesIn(in_bf16()), kName);
 
 }  // namespace
 }  // namespace trireme

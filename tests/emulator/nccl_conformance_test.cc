@@ -8,7 +8,7 @@
 namespace trireme {
 namespace {
 
-class NcclConformance : public testing::TestWithParam<std::tuple<int, size_t>> {};
+class NcclConformance : public ::testing::TestWithParam<std::tuple<int, size_t>> {};
 
 TEST_P(NcclConformance, Holds) {
   const auto [ranks, index] = GetParam();
@@ -20,8 +20,8 @@ TEST_P(NcclConformance, Holds) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Comm, NcclConformance,
-                         testing::Combine(testing::Values(1, 2, 3, 4),
-                                          testing::Range(size_t{0}, conformance_cases().size())),
+                         ::testing::Combine(::testing::Values(1, 2, 3, 4),
+                                            ::testing::Range(size_t{0}, conformance_cases().size())),
                          [](const auto& test) {
                            return "nccl" + std::to_string(std::get<0>(test.param)) + "_" +
                                   conformance_cases()[std::get<1>(test.param)].name;

@@ -10,15 +10,15 @@
 
 int main(int argc, char** argv) {
   using namespace trireme;
-  testing::InitGoogleTest(&argc, argv);
+  ::testing::InitGoogleTest(&argc, argv);
   const std::vector<std::string> args(argv + 1, argv + argc);
   if (args.size() == 2 && args[0] == "command") {
     for (const std::string& word : golden::probe_arguments(args[1])) std::cout << word << "\n";
     return 0;
   }
   if (args.size() < 3 || args[0] != "compare") return 2;
-  testing::RegisterTest("Probe", "Compare", nullptr, nullptr, __FILE__, __LINE__, [=]() -> testing::Test* {
-    class Compare : public testing::Test {
+  ::testing::RegisterTest("Probe", "Compare", nullptr, nullptr, __FILE__, __LINE__, [=]() -> ::testing::Test* {
+    class Compare : public ::testing::Test {
      public:
       explicit Compare(std::vector<std::string> words) : words_(std::move(words)) {}
       void TestBody() override {

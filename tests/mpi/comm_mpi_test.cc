@@ -42,13 +42,13 @@ void run_or_abort(const std::function<void()>& body) {
   }
 }
 
-class MpiConformance : public testing::TestWithParam<size_t> {};
+class MpiConformance : public ::testing::TestWithParam<size_t> {};
 
 TEST_P(MpiConformance, Holds) {
   run_or_abort([&] { conformance_cases()[GetParam()].run(*world().comm, *world().stream); });
 }
 
-INSTANTIATE_TEST_SUITE_P(Comm, MpiConformance, testing::Range(size_t{0}, conformance_cases().size()),
+INSTANTIATE_TEST_SUITE_P(Comm, MpiConformance, ::testing::Range(size_t{0}, conformance_cases().size()),
                          [](const auto& test) { return conformance_cases()[test.param].name; });
 
 TEST(MpiLarge, Holds) {
@@ -140,7 +140,7 @@ TEST(MpiEngine, WaitingCostsNoProcessorTime) {
 
 int main(int argc, char** argv) {
   using namespace trireme;
-  testing::InitGoogleTest(&argc, argv);
+  ::testing::InitGoogleTest(&argc, argv);
   MpiOptions options;
   bool aborts = false;
   bool on_gpu = false;
@@ -176,13 +176,13 @@ int main(int argc, char** argv) {
   }
   // One rank tells how it goes; the others only what fails.
   if (runtime.rank() != 0) {
-    struct Quiet : testing::EmptyTestEventListener {
-      void OnTestPartResult(const testing::TestPartResult& result) override {
+    struct Quiet : ::testing::EmptyTestEventListener {
+      void OnTestPartResult(const ::testing::TestPartResult& result) override {
         if (!result.failed()) return;
         std::fprintf(stderr, "%s:%d: %s\n", result.file_name(), result.line_number(), result.message());
       }
     };
-    testing::TestEventListeners& listeners = testing::UnitTest::GetInstance()->listeners();
+    ::testing::TestEventListeners& listeners = ::testing::UnitTest::GetInstance()->listeners();
     delete listeners.Release(listeners.default_result_printer());
     listeners.Append(new Quiet);
   }

@@ -125,7 +125,7 @@ TEST(LayoutsMpi, TrainAsOneRankDoes) {
 }  // namespace trireme
 
 int main(int argc, char** argv) {
-  testing::InitGoogleTest(&argc, argv);
+  ::testing::InitGoogleTest(&argc, argv);
   for (int i = 1; i < argc; ++i) {
     trireme::options().one_rank_per_node |= std::string(argv[i]) == "--one-rank-per-node";
   }

@@ -52,7 +52,7 @@ TEST(OracleMpi, AllCasesAndLayouts) {
 }  // namespace trireme
 
 int main(int argc, char** argv) {
-  testing::InitGoogleTest(&argc, argv);
+  ::testing::InitGoogleTest(&argc, argv);
   for (int i = 1; i < argc; ++i) trireme::on_gpu() |= std::string(argv[i]) == "--gpu";
   return RUN_ALL_TESTS();
 }

@@ -15,12 +15,12 @@ namespace fs = std::filesystem;
 namespace trireme {
 namespace {
 
-class OracleLayouts : public testing::TestWithParam<golden::LayoutCase> {};
+class OracleLayouts : public ::testing::TestWithParam<golden::LayoutCase> {};
 
 TEST_P(OracleLayouts, MatchPyTorch) {
   const golden::LayoutCase& c = GetParam();
   const std::string file = "layout-" + c.layout + "-" + c.name + "-" + std::to_string(::getpid()) + ".safetensors";
-  const std::string out = (fs::path(testing::TempDir()) / file).string();
+  const std::string out = (fs::path(::testing::TempDir()) / file).string();
   std::vector<std::string> sets = c.sets;
   sets.push_back("run.threads=1");
   const golden::Run run = golden::make_run(c.name, out, sets);
@@ -35,7 +35,7 @@ std::vector<golden::LayoutCase> cases_here() {
 }
 
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(OracleLayouts);  // on a machine with one GPU
-INSTANTIATE_TEST_SUITE_P(Golden, OracleLayouts, testing::ValuesIn(cases_here()),
+INSTANTIATE_TEST_SUITE_P(Golden, OracleLayouts, ::testing::ValuesIn(cases_here()),
                          [](const auto& p) { return p.param.layout + "_" + p.param.name + "_" + run_device_name(); });
 
 }  // namespace

@@ -16,7 +16,7 @@
 namespace trireme {
 namespace {
 
-class OracleLoad : public testing::TestWithParam<golden::LayoutCase> {
+class OracleLoad : public ::testing::TestWithParam<golden::LayoutCase> {
  protected:
   void check(std::vector<std::string> sets, bool rounded) {
     const golden::LayoutCase& c = GetParam();
@@ -57,7 +57,7 @@ TEST_P(OracleLoad, RoundsWhereThereIsNoMaster) {
 }
 
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(OracleLoad);  // on a machine with one GPU
-INSTANTIATE_TEST_SUITE_P(Golden, OracleLoad, testing::ValuesIn(golden::layout_cases(1, most_ranks(8), 1)),
+INSTANTIATE_TEST_SUITE_P(Golden, OracleLoad, ::testing::ValuesIn(golden::layout_cases(1, most_ranks(8), 1)),
                          [](const auto& p) { return p.param.layout + "_" + p.param.name + "_" + run_device_name(); });
 
 }  // namespace

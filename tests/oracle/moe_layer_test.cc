@@ -231,7 +231,7 @@ class Layer {
   std::map<std::pair<int64_t, int64_t>, int32_t> id_of_;  // by experts
 };
 
-class MoeLayer : public testing::TestWithParam<const char*> {};
+class MoeLayer : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(MoeLayer, IsThatOfTheFormulas) {
   const MoeGolden golden(GetParam());
@@ -245,9 +245,9 @@ TEST_P(MoeLayer, IsThatOfTheFormulas) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Cases, MoeLayer,
-                         testing::Values("plain", "aux_sequence", "aux_microbatch", "aux_global", "z_loss",
-                                         "sigmoid_groups", "softmax_groups", "drop_probability", "drop_position",
-                                         "switch", "expert_choice", "base", "hash"),
+                         ::testing::Values("plain", "aux_sequence", "aux_microbatch", "aux_global", "z_loss",
+                                           "sigmoid_groups", "softmax_groups", "drop_probability", "drop_position",
+                                           "switch", "expert_choice", "base", "hash"),
                          [](const auto& test) { return std::string(test.param); });
 
 // The biases of DeepSeek-V3 over five steps, by the loads of several microbatches.

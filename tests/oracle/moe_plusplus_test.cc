@@ -67,7 +67,7 @@ class Layers {
 
 constexpr int64_t kConstant = 2, kChoices = 12;  // 8 real experts, 1 zero, 1 copy and 2 constant ones
 
-class MoePlusPlus : public testing::TestWithParam<const char*> {
+class MoePlusPlus : public ::testing::TestWithParam<const char*> {
  protected:
   // A parameter, or its gradient with "grad.", as the files have it.
   static Values parameter(const MoeGolden& file, int64_t layer, const std::string& kind, const std::string& name) {
@@ -148,7 +148,7 @@ TEST_P(MoePlusPlus, TwoLayersAreThoseOfTheFormulas) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Cases, MoePlusPlus, testing::Values("plus_plus", "plus_plus_capacity"),
+INSTANTIATE_TEST_SUITE_P(Cases, MoePlusPlus, ::testing::Values("plus_plus", "plus_plus_capacity"),
                          [](const auto& test) { return std::string(test.param); });
 
 // A token's logit of choice e is its element e: so it says itself which experts it gets, of two each.

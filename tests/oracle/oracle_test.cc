@@ -14,11 +14,11 @@ namespace fs = std::filesystem;
 namespace trireme {
 namespace {
 
-class OracleTest : public testing::TestWithParam<std::string> {
+class OracleTest : public ::testing::TestWithParam<std::string> {
  protected:
   void check(int ranks, std::vector<std::string> sets) {
     const std::string out =
-        (fs::path(testing::TempDir()) / ("probe-" + GetParam() + "-" + std::to_string(::getpid()) + ".safetensors"))
+        (fs::path(::testing::TempDir()) / ("probe-" + GetParam() + "-" + std::to_string(::getpid()) + ".safetensors"))
             .string();
     sets.push_back("run.threads=" + std::to_string(ranks == 1 ? 2 : 1));
     const golden::Run run = golden::make_run(GetParam(), out, sets);
@@ -49,7 +49,7 @@ class OracleBf16 : public OracleTest {
 
   double gradient_error(int ranks) {
     const std::string out =
-        (fs::path(testing::TempDir()) / ("bf16-" + GetParam() + "-" + std::to_string(::getpid()) + ".safetensors"))
+        (fs::path(::testing::TempDir()) / ("bf16-" + GetParam() + "-" + std::to_string(::getpid()) + ".safetensors"))
             .string();
     golden::Run run = golden::make_run(GetParam(), out, {"run.threads=1", "precision.compute=bf16"});
     run.options.steps = 1;
@@ -77,10 +77,10 @@ std::vector<std::string> cases_for(int ranks) {
 const auto kCaseName = [](const auto& p) { return p.param + "_" + run_device_name(); };
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(OracleOnTwo);  // on a machine with one GPU
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(OracleOnFour);
-INSTANTIATE_TEST_SUITE_P(Golden, Oracle, testing::ValuesIn(golden::cases(1)), kCaseName);
-INSTANTIATE_TEST_SUITE_P(Golden, OracleOnTwo, testing::ValuesIn(cases_for(2)), kCaseName);
-INSTANTIATE_TEST_SUITE_P(Golden, OracleBf16, testing::ValuesIn(golden::cases(2)), kCaseName);
-INSTANTIATE_TEST_SUITE_P(Golden, OracleOnFour, testing::ValuesIn(cases_for(4)), kCaseName);
+INSTANTIATE_TEST_SUITE_P(Golden, Oracle, ::testing::ValuesIn(golden::cases(1)), kCaseName);
+INSTANTIATE_TEST_SUITE_P(Golden, OracleOnTwo, ::testing::ValuesIn(cases_for(2)), kCaseName);
+INSTANTIATE_TEST_SUITE_P(Golden, OracleBf16, ::testing::ValuesIn(golden::cases(2)), kCaseName);
+INSTANTIATE_TEST_SUITE_P(Golden, OracleOnFour, ::testing::ValuesIn(cases_for(4)), kCaseName);
 
 }  // namespace
 }  // namespace trireme

@@ -25,12 +25,12 @@ std::vector<double> values_of(const std::string& path, const std::string& name) 
   return values;
 }
 
-class Prediction : public testing::Test {
+class Prediction : public ::testing::Test {
  protected:
   // Runs one step; the file of its probe.
   std::string run(int ranks, std::vector<std::string> sets, MoeBalance balance = MoeBalance::none) {
-    files_.push_back((fs::path(testing::TempDir()) / ("prediction-" + std::to_string(files_.size()) + "-" +
-                                                      std::to_string(::getpid()) + ".safetensors"))
+    files_.push_back((fs::path(::testing::TempDir()) / ("prediction-" + std::to_string(files_.size()) + "-" +
+                                                        std::to_string(::getpid()) + ".safetensors"))
                          .string());
     sets.push_back("run.threads=1");
     golden::Run run = golden::make_run(kCase, files_.back(), sets);

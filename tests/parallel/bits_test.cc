@@ -142,7 +142,7 @@ std::vector<PipelineCase> pipelines() {
   return all;
 }
 
-class PipelineBits : public testing::TestWithParam<PipelineCase> {
+class PipelineBits : public ::testing::TestWithParam<PipelineCase> {
  protected:
   // `around`: other axes, the same in both runs.
   void expect_equal(const std::string& around, const Sets& sets) {
@@ -176,7 +176,7 @@ TEST_P(PipelineBits, EqualThoseOfOneStageBesideOtherAxes) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Schedules, PipelineBits, testing::ValuesIn(pipelines()),
+INSTANTIATE_TEST_SUITE_P(Schedules, PipelineBits, ::testing::ValuesIn(pipelines()),
                          [](const auto& test) { return test.param.name; });
 
 // ---- Overlap, prefetch, recomputation ----
@@ -187,7 +187,7 @@ struct Setting {
   std::vector<std::string> values;
 };
 
-class SettingBits : public testing::TestWithParam<Setting> {};
+class SettingBits : public ::testing::TestWithParam<Setting> {};
 
 TEST_P(SettingBits, ChangeNothing) {
   const Setting& s = GetParam();
@@ -239,7 +239,7 @@ std::vector<Setting> settings() {
   return list;
 }
 
-INSTANTIATE_TEST_SUITE_P(Settings, SettingBits, testing::ValuesIn(settings()),
+INSTANTIATE_TEST_SUITE_P(Settings, SettingBits, ::testing::ValuesIn(settings()),
                          [](const auto& test) { return test.param.name; });
 
 }  // namespace

@@ -10,7 +10,7 @@
 namespace trireme {
 namespace {
 
-class CommConformance : public testing::TestWithParam<std::tuple<int, size_t>> {};
+class CommConformance : public ::testing::TestWithParam<std::tuple<int, size_t>> {};
 
 TEST_P(CommConformance, Holds) {
   const auto [ranks, index] = GetParam();
@@ -30,15 +30,15 @@ TEST_P(CommConformance, Holds) {
   });
 }
 
-std::string name_of(const testing::TestParamInfo<std::tuple<int, size_t>>& info) {
+std::string name_of(const ::testing::TestParamInfo<std::tuple<int, size_t>>& info) {
   const auto [ranks, index] = info.param;
   return (ranks == 0 ? "self" : "thread" + std::to_string(ranks)) + "_" + conformance_cases()[index].name;
 }
 
 // 0 stands for `self`.
 INSTANTIATE_TEST_SUITE_P(Comm, CommConformance,
-                         testing::Combine(testing::Values(0, 1, 2, 3, 4, 7),
-                                          testing::Range(size_t{0}, conformance_cases().size())),
+                         ::testing::Combine(::testing::Values(0, 1, 2, 3, 4, 7),
+                                            ::testing::Range(size_t{0}, conformance_cases().size())),
                          name_of);
 
 }  // namespace

@@ -31,7 +31,7 @@ constexpr int kAttempts = 3;
 
 int num_expert_draws() { return num_draws(kCount, kFullCount); }
 
-class ExpertLayouts : public testing::TestWithParam<int> {
+class ExpertLayouts : public ::testing::TestWithParam<int> {
  protected:
   // How tokens travelled, on one rank in the second step.
   static void check_travel(const Config& config, const RankRecord& rank) {
@@ -74,7 +74,7 @@ TEST_P(ExpertLayouts, TrainAsOneRankDoes) {
   EXPECT_LE(num_flips, std::max(1, num_expert_draws() / 50)) << "more choices flip than near ties explain";
 }
 
-INSTANTIATE_TEST_SUITE_P(Draw, ExpertLayouts, testing::Range(0, num_expert_draws()),
+INSTANTIATE_TEST_SUITE_P(Draw, ExpertLayouts, ::testing::Range(0, num_expert_draws()),
                          [](const auto& test) { return std::to_string(test.param); });
 
 // Whether logits of routers travel between pipeline stages (models/moe/carried_logits.h).

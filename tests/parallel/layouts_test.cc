@@ -32,7 +32,7 @@ const std::vector<Draw>& draws() {
   return list;
 }
 
-class Layouts : public testing::TestWithParam<int> {};
+class Layouts : public ::testing::TestWithParam<int> {};
 
 TEST_P(Layouts, TrainAsOneRankDoes) {
   const Draw& draw = draws()[static_cast<size_t>(GetParam())];
@@ -46,7 +46,7 @@ TEST_P(Layouts, TrainAsOneRankDoes) {
   if (HasFailure()) std::printf("to run it again:\n%s\n", draw.command().c_str());
 }
 
-INSTANTIATE_TEST_SUITE_P(Draw, Layouts, testing::Range(0, static_cast<int>(draws().size())),
+INSTANTIATE_TEST_SUITE_P(Draw, Layouts, ::testing::Range(0, static_cast<int>(draws().size())),
                          [](const auto& test) { return std::to_string(test.param); });
 
 // ---- The layouts of configs/, shrunken ----
@@ -60,7 +60,7 @@ std::vector<std::string> config_files() {
   return names;
 }
 
-class ConfigLayouts : public testing::TestWithParam<std::string> {};
+class ConfigLayouts : public ::testing::TestWithParam<std::string> {};
 
 // In fp32, where the comparison is sharpest.
 TEST_P(ConfigLayouts, TrainAsOneRankDoes) {
@@ -72,7 +72,7 @@ TEST_P(ConfigLayouts, TrainAsOneRankDoes) {
   EXPECT_TRUE(report.passed()) << report.str();
 }
 
-INSTANTIATE_TEST_SUITE_P(Files, ConfigLayouts, testing::ValuesIn(config_files()), [](const auto& test) {
+INSTANTIATE_TEST_SUITE_P(Files, ConfigLayouts, ::testing::ValuesIn(config_files()), [](const auto& test) {
   std::string name = test.param;
   std::replace_if(
       name.begin(), name.end(), [](char c) { return !std::isalnum(static_cast<unsigned char>(c)); }, '_');
@@ -81,7 +81,7 @@ INSTANTIATE_TEST_SUITE_P(Files, ConfigLayouts, testing::ValuesIn(config_files())
 
 // ---- What the draws cover, worked out from the configurations ----
 
-class Coverage : public testing::Test {
+class Coverage : public ::testing::Test {
  protected:
   Coverage() {
     for (const Draw& draw : draw_layouts(kSeed, kBlock)) {

@@ -49,7 +49,7 @@ Config config_of(const Case& c) {
 
 void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
 
-class MemoryPlan : public testing::TestWithParam<Case> {};
+class MemoryPlan : public ::testing::TestWithParam<Case> {};
 
 TEST_P(MemoryPlan, ActivationsAreThoseOfAStep) {
   const Config config = config_of(GetParam());
@@ -67,7 +67,7 @@ TEST_P(MemoryPlan, ActivationsAreThoseOfAStep) {
 
 INSTANTIATE_TEST_SUITE_P(
     Models, MemoryPlan,
-    testing::Values(
+    ::testing::Values(
         Case{"llama", kLlama}, Case{"llama_selective", kLlama, {"recompute.mode=selective"}},
         Case{"llama_full", kLlama, {"recompute.mode=full"}},
         Case{"llama_full_two", kLlama, {"recompute.mode=full", "recompute.layers=2"}}, Case{"gpt2", kGpt2},

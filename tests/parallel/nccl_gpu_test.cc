@@ -12,7 +12,7 @@
 namespace trireme {
 namespace {
 
-class NcclOnGpus : public testing::TestWithParam<std::tuple<int, size_t>> {};
+class NcclOnGpus : public ::testing::TestWithParam<std::tuple<int, size_t>> {};
 
 TEST_P(NcclOnGpus, Holds) {
   const auto [ranks, index] = GetParam();
@@ -34,8 +34,8 @@ std::vector<int> rank_counts() {
 
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(NcclOnGpus);  // without a GPU
 INSTANTIATE_TEST_SUITE_P(Comm, NcclOnGpus,
-                         testing::Combine(testing::ValuesIn(rank_counts()),
-                                          testing::Range(size_t{0}, conformance_cases().size())),
+                         ::testing::Combine(::testing::ValuesIn(rank_counts()),
+                                            ::testing::Range(size_t{0}, conformance_cases().size())),
                          [](const auto& test) {
                            return "nccl" + std::to_string(std::get<0>(test.param)) + "_" +
                                   conformance_cases()[std::get<1>(test.param)].name;

@@ -97,7 +97,7 @@ Drawn draw(int size, std::mt19937& random) {
   return d;
 }
 
-class ShmInterleavings : public testing::TestWithParam<int> {};
+class ShmInterleavings : public ::testing::TestWithParam<int> {};
 
 TEST_P(ShmInterleavings, AnyOrderOfStepsGivesTheResult) {
   const int size = GetParam();
@@ -144,7 +144,7 @@ TEST_P(ShmInterleavings, AnyOrderOfStepsGivesTheResult) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Ranks, ShmInterleavings, testing::Values(2, 3, 5));
+INSTANTIATE_TEST_SUITE_P(Ranks, ShmInterleavings, ::testing::Values(2, 3, 5));
 
 // Engines with their threads, as in processes of one node, in one process: for ThreadSanitizer too.
 TEST(ShmEngines, RunSideBySide) {

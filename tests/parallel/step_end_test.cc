@@ -9,7 +9,7 @@
 namespace trireme {
 namespace {
 
-class StepEnd : public testing::TestWithParam<int> {};
+class StepEnd : public ::testing::TestWithParam<int> {};
 
 // The values of stages 1 and 2 are gathered behind the last update, into memory of the rank.
 TEST_P(StepEnd, NoCallOutlivesTheStep) {
@@ -41,7 +41,7 @@ TEST_P(StepEnd, NoCallOutlivesTheStep) {
       slow);
 }
 
-INSTANTIATE_TEST_SUITE_P(Zero, StepEnd, testing::Values(1, 2, 3));
+INSTANTIATE_TEST_SUITE_P(Zero, StepEnd, ::testing::Values(1, 2, 3));
 
 }  // namespace
 }  // namespace trireme

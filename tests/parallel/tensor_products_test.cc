@@ -13,7 +13,7 @@
 namespace trireme {
 namespace {
 
-class TensorProducts : public testing::TestWithParam<int> {};
+class TensorProducts : public ::testing::TestWithParam<int> {};
 
 TEST_P(TensorProducts, AreExactInAnyChunks) {
   std::vector<TestDevice> devices(static_cast<size_t>(GetParam()));
@@ -24,7 +24,7 @@ TEST_P(TensorProducts, AreExactInAnyChunks) {
   });
 }
 
-INSTANTIATE_TEST_SUITE_P(Ranks, TensorProducts, testing::Values(1, 2, 3, 4));
+INSTANTIATE_TEST_SUITE_P(Ranks, TensorProducts, ::testing::Values(1, 2, 3, 4));
 
 HostMatrix normal_matrix(int64_t rows, int64_t columns, const std::string& name) {
   HostMatrix m{.rows = rows, .columns = columns};

@@ -21,12 +21,12 @@ namespace trireme {
 namespace {
 
 using testing::expect_same_tensors;
+using testing::Filling;
 using testing::hugging_face_model;
 using testing::message_of;
 using testing::read_file;
 using testing::StoredAs;
 using testing::TempDir;
-using testing::Values;
 using testing::write_file;
 using testing::write_hugging_face;
 
@@ -67,7 +67,7 @@ class RoundTrip : public ::testing::TestWithParam<RoundTripCase> {};
 TEST_P(RoundTrip, IsBitEqual) {
   const TempDir dir;
   const ModelConfig config = hugging_face_model(GetParam().model).config;
-  write_hugging_face(dir / "hf", config, GetParam().dtype, Values::bits, /*shards=*/3);
+  write_hugging_face(dir / "hf", config, GetParam().dtype, Filling::bits, /*shards=*/3);
   const Manifest manifest = import_to(dir / "hf", config, dir / "ckpt", {"text", 7000, /*piece_bytes=*/52});
   EXPECT_GT(manifest.files.size(), 2u);
   EXPECT_EQ(manifest.tensors.size(), model_parameters(config).size());
@@ -106,7 +106,7 @@ INSTANTIATE_TEST_SUITE_P(HuggingFace, RoundTrip, ::testing::ValuesIn(round_trips
 TEST(HuggingFaceImport, TakesGpt2Apart) {
   const TempDir dir;
   const ModelConfig config = hugging_face_model("gpt2").config;
-  write_hugging_face(dir / "hf", config, StoredAs::f32, Values::numbers);
+  write_hugging_face(dir / "hf", config, StoredAs::f32, Filling::numbers);
   import_to(dir / "hf", config, dir / "ckpt");
   const SafetensorsReader theirs(dir / "hf");
   const CheckpointReader ours(dir / "ckpt");
@@ -129,7 +129,7 @@ TEST(HuggingFaceImport, TakesGpt2Apart) {
 TEST(HuggingFaceImport, ReadsHalfAndNamesWithoutThePrefix) {
   const TempDir dir;
   const ModelConfig config = hugging_face_model("gpt2").config;
-  write_hugging_face(dir / "hf", config, StoredAs::f32, Values::numbers);
+  write_hugging_face(dir / "hf", config, StoredAs::f32, Filling::numbers);
   // The same tensors as the older files of GPT-2 have them: no prefix, a buffer besides, F16.
   const SafetensorsReader reader(dir / "hf");
   std::vector<TensorSpec> specs = {{"h.0.attn.bias", FileDType::u8, {1, 1, 3, 3}}};
@@ -157,7 +157,7 @@ TEST(HuggingFaceImport, SelectionBiasesThatAFileLacks) {
   for (const char* name : {"mixtral", "deepseek_v3"}) {
     ModelConfig config = hugging_face_model(name).config;
     config.experts.score_bias = false;
-    write_hugging_face(dir / name, config, StoredAs::f32, Values::numbers);
+    write_hugging_face(dir / name, config, StoredAs::f32, Filling::numbers);
     config.experts.score_bias = true;
     const std::string out = dir / (std::string(name) + "-ckpt");
     if (config.family == ModelFamily::deepseek_v3) {
@@ -174,7 +174,7 @@ TEST(HuggingFaceImport, SelectionBiasesThatAFileLacks) {
 TEST(HuggingFaceImport, NamesWhatIsWrong) {
   const TempDir dir;
   const ModelConfig config = hugging_face_model("llama").config;
-  write_hugging_face(dir / "hf", config, StoredAs::f32, Values::numbers, 2);
+  write_hugging_face(dir / "hf", config, StoredAs::f32, Filling::numbers, 2);
   ModelConfig other = config;
   const auto message = [&] { return message_of<DataError>([&] { import_to(dir / "hf", other, dir / "out"); }); };
   other.ffn_size += 1;
@@ -207,7 +207,7 @@ TEST(HuggingFaceImport, NamesWhatIsWrong) {
 TEST(HuggingFaceExport, RoundsToBf16AndWidensIt) {
   const TempDir dir;
   const ModelConfig config = hugging_face_model("gpt2_untied").config;
-  write_hugging_face(dir / "hf", config, StoredAs::f32, Values::numbers);
+  write_hugging_face(dir / "hf", config, StoredAs::f32, Filling::numbers);
   import_to(dir / "hf", config, dir / "ckpt");
   ExportOptions options;
   options.dtype = FileDType::bf16;
@@ -235,7 +235,7 @@ TEST(HuggingFaceExport, RoundsToBf16AndWidensIt) {
 TEST(HuggingFaceExport, ShardsAreIndexedAndNoLargerThanAsked) {
   const TempDir dir;
   const ModelConfig config = hugging_face_model("qwen2").config;
-  write_hugging_face(dir / "hf", config, StoredAs::bf16, Values::bits);
+  write_hugging_face(dir / "hf", config, StoredAs::bf16, Filling::bits);
   import_to(dir / "hf", config, dir / "ckpt");
   ExportOptions options;
   options.max_shard_bytes = 2000;  // the embedding alone has 2444
@@ -267,7 +267,7 @@ TEST(HuggingFaceExport, ShardsAreIndexedAndNoLargerThanAsked) {
 TEST(HuggingFaceExport, NamesWhatIsWrong) {
   const TempDir dir;
   const ModelConfig config = hugging_face_model("qwen3").config;
-  write_hugging_face(dir / "hf", config, StoredAs::f32, Values::numbers);
+  write_hugging_face(dir / "hf", config, StoredAs::f32, Filling::numbers);
   import_to(dir / "hf", config, dir / "ckpt");
   ModelConfig other = config;
   const auto message = [&] { return message_of<DataError>([&] { export_to(dir / "ckpt", other, dir / "out"); }); };

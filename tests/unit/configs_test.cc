@@ -77,7 +77,7 @@ struct KnownLayout {
   size_t chunks;
 };
 
-class KnownLayouts : public testing::TestWithParam<KnownLayout> {};
+class KnownLayouts : public ::testing::TestWithParam<KnownLayout> {};
 
 TEST_P(KnownLayouts, AreWhatTheirHeadsSay) {
   const KnownLayout& known = GetParam();
@@ -94,15 +94,15 @@ TEST_P(KnownLayouts, AreWhatTheirHeadsSay) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Configs, KnownLayouts,
-                         testing::Values(KnownLayout{"llama3-8b.yaml", 128, 8030261248, 4.2, 4, 1},
-                                         KnownLayout{"llama3-70b.yaml", 512, 70553706496, 4.2, 32, 20},
-                                         KnownLayout{"llama3-405b.yaml", 8192, 405853388800, 16.8, 32, 128},
-                                         KnownLayout{"qwen2.5-7b-64gpu.yaml", 64, 7615616512, 4.2, 8, 1},
-                                         KnownLayout{"gpt3-175b.yaml", 1024, 174604259328, 3.1, 96, 24},
-                                         KnownLayout{"mixtral-8x7b.yaml", 128, 46702792704, 4.2, 16, 16},
-                                         KnownLayout{"qwen3-30b-a3b.yaml", 64, 30532122624, 4.2, 16, 1},
-                                         // Published without tables of its own: 671026404352; and the module.
-                                         KnownLayout{"deepseek-v3-like.yaml", 2048, 682636472320, 62.9, 120, 16}),
+                         ::testing::Values(KnownLayout{"llama3-8b.yaml", 128, 8030261248, 4.2, 4, 1},
+                                           KnownLayout{"llama3-70b.yaml", 512, 70553706496, 4.2, 32, 20},
+                                           KnownLayout{"llama3-405b.yaml", 8192, 405853388800, 16.8, 32, 128},
+                                           KnownLayout{"qwen2.5-7b-64gpu.yaml", 64, 7615616512, 4.2, 8, 1},
+                                           KnownLayout{"gpt3-175b.yaml", 1024, 174604259328, 3.1, 96, 24},
+                                           KnownLayout{"mixtral-8x7b.yaml", 128, 46702792704, 4.2, 16, 16},
+                                           KnownLayout{"qwen3-30b-a3b.yaml", 64, 30532122624, 4.2, 16, 1},
+                                           // Published without tables of its own: 671026404352; and the module.
+                                           KnownLayout{"deepseek-v3-like.yaml", 2048, 682636472320, 62.9, 120, 16}),
                          [](const auto& test) { return "Layout" + std::to_string(test.index); });
 
 TEST(Configs, QuickstartIsTheModelOfItsPage) {
@@ -137,7 +137,7 @@ struct KnownModel {
   double gigaflops_per_token;  // at 1,024 tokens
 };
 
-class KnownModels : public testing::TestWithParam<KnownModel> {};
+class KnownModels : public ::testing::TestWithParam<KnownModel> {};
 
 TEST_P(KnownModels, AreTheModelsOfTheirNames) {
   const KnownModel& known = GetParam();
@@ -149,11 +149,11 @@ TEST_P(KnownModels, AreTheModelsOfTheirNames) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Configs, KnownModels,
-                         testing::Values(KnownModel{"gpt2-124m.yaml", 124439808, 0.798},
-                                         KnownModel{"qwen2.5-0.5b.yaml", 494032768, 3.096},
-                                         KnownModel{"qwen2.5-1.5b.yaml", 1543714304, 9.525},
-                                         KnownModel{"qwen2.5-3b.yaml", 3085938688, 18.967},
-                                         KnownModel{"qwen2.5-7b.yaml", 7615616512, 43.038}),
+                         ::testing::Values(KnownModel{"gpt2-124m.yaml", 124439808, 0.798},
+                                           KnownModel{"qwen2.5-0.5b.yaml", 494032768, 3.096},
+                                           KnownModel{"qwen2.5-1.5b.yaml", 1543714304, 9.525},
+                                           KnownModel{"qwen2.5-3b.yaml", 3085938688, 18.967},
+                                           KnownModel{"qwen2.5-7b.yaml", 7615616512, 43.038}),
                          [](const auto& test) { return "Model" + std::to_string(test.index); });
 
 }  // namespace

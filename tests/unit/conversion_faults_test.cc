@@ -23,10 +23,10 @@ namespace trireme {
 namespace {
 
 using testing::FaultyFiles;
+using testing::Filling;
 using testing::PowerCut;
 using testing::StoredAs;
 using testing::TempDir;
-using testing::Values;
 
 void import_directory(FileSystem& files, const std::string& hf, const ModelConfig& config, const std::string& path) {
   OutputDirectory out(files, path);
@@ -97,7 +97,7 @@ void fail_each(const std::string& parent, const std::string& path, const std::fu
 TEST(ConversionFaults, AnImportIsWholeOrAbsent) {
   const TempDir dir;
   const ModelConfig config = testing::hugging_face_model("qwen3_tied").config;
-  testing::write_hugging_face(dir / "hf", config, StoredAs::f32, Values::bits);
+  testing::write_hugging_face(dir / "hf", config, StoredAs::f32, Filling::bits);
   const std::string path = dir / "out/ckpt";
   fs::create_directories(dir / "out");
   fail_each(
@@ -108,7 +108,7 @@ TEST(ConversionFaults, AnImportIsWholeOrAbsent) {
 TEST(ConversionFaults, AnExportIsWholeOrAbsent) {
   const TempDir dir;
   const ModelConfig config = testing::hugging_face_model("gpt2").config;
-  testing::write_hugging_face(dir / "hf", config, StoredAs::bf16, Values::bits);
+  testing::write_hugging_face(dir / "hf", config, StoredAs::bf16, Filling::bits);
   import_directory(local_files(), dir / "hf", config, dir / "ckpt");
   const std::string path = dir / "out/hf";
   fs::create_directories(dir / "out");
@@ -149,7 +149,7 @@ TEST(ConversionMemory, IsFarBelowTheModelsSize) {
   const TempDir dir;
   ModelConfig config = testing::hugging_face_model("gpt2").config;
   config.vocab_size = 1'500'000;
-  testing::write_hugging_face(dir / "hf", config, StoredAs::f32, Values::zeros);
+  testing::write_hugging_face(dir / "hf", config, StoredAs::f32, Filling::zeros);
   const int64_t bytes = count_parameters(config) * 4;
   ASSERT_GT(bytes, int64_t{120} << 20);
   const NameMap names = hugging_face_names(config);

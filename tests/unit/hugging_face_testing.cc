@@ -86,10 +86,10 @@ ModelConfig with_experts(ModelFamily family) {
   return m;
 }
 
-std::vector<std::byte> random_bytes(const TensorSpec& spec, Values values, std::mt19937_64& random) {
+std::vector<std::byte> random_bytes(const TensorSpec& spec, Filling filling, std::mt19937_64& random) {
   std::vector<std::byte> bytes(static_cast<size_t>(spec.bytes()));
-  if (values == Values::zeros) return bytes;
-  if (values == Values::bits) {
+  if (filling == Filling::zeros) return bytes;
+  if (filling == Filling::bits) {
     for (std::byte& byte : bytes) byte = static_cast<std::byte>(random());
     return bytes;
   }
@@ -167,7 +167,8 @@ HuggingFaceModel hugging_face_model(const std::string& name) {
   return {};
 }
 
-void write_hugging_face(const std::string& dir, const ModelConfig& config, StoredAs dtype, Values values, int shards) {
+void write_hugging_face(const std::string& dir, const ModelConfig& config, StoredAs dtype, Filling filling,
+                        int shards) {
   fs::create_directories(dir);
   write_file(dir + "/config.json", hf_config_json(config, {}));
   std::vector<TensorSpec> specs;
@@ -190,7 +191,7 @@ void write_hugging_face(const std::string& dir, const ModelConfig& config, Store
                                       specs.begin() + static_cast<std::ptrdiff_t>(n * (s + 1) / k));
     SafetensorsWriter writer(dir + "/" + name, own);
     for (const TensorSpec& spec : own) {
-      writer.write(spec.name, random_bytes(spec, values, random));
+      writer.write(spec.name, random_bytes(spec, filling, random));
       files[spec.name] = name;
     }
     writer.finish();

@@ -19,11 +19,11 @@ struct HuggingFaceModel {
 std::vector<HuggingFaceModel> hugging_face_models();
 HuggingFaceModel hugging_face_model(const std::string& name);
 
-enum class Values { bits, numbers, zeros };  // any bit pattern; small normal numbers
+enum class Filling { bits, numbers, zeros };  // any bit pattern; small normal numbers
 enum class StoredAs { f32, bf16, mixed };
 
 // config.json and weights, in `shards` files (with an index where there are several).
-void write_hugging_face(const std::string& dir, const ModelConfig& config, StoredAs dtype, Values values,
+void write_hugging_face(const std::string& dir, const ModelConfig& config, StoredAs dtype, Filling filling,
                         int shards = 1);
 
 // The same logical tensors as another checkpoint, each cut into random boxes that lie scattered over three files.

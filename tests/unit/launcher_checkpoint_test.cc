@@ -17,11 +17,11 @@ namespace trireme {
 namespace {
 
 using testing::expect_same_tensors;
+using testing::Filling;
 using testing::hugging_face_model;
 using testing::read_file;
 using testing::StoredAs;
 using testing::TempDir;
-using testing::Values;
 using testing::write_file;
 using testing::write_hugging_face;
 
@@ -82,7 +82,7 @@ class CheckpointCommand : public ::testing::Test {
  protected:
   // A small model with numbers from which logits can be made.
   std::string make(const std::string& name, const std::string& model = "qwen2", StoredAs dtype = StoredAs::f32) {
-    write_hugging_face(dir_ / (name + "-hf"), hugging_face_model(model).config, dtype, Values::numbers);
+    write_hugging_face(dir_ / (name + "-hf"), hugging_face_model(model).config, dtype, Filling::numbers);
     expect_code(0, {"import", dir_ / (name + "-hf"), dir_ / name});
     return dir_ / name;
   }
@@ -206,7 +206,7 @@ TEST_F(CheckpointCommand, InspectShowsFilesAndTensors) {
 }
 
 TEST_F(CheckpointCommand, TheTokenizerComesAlong) {
-  write_hugging_face(dir_ / "hf", hugging_face_model("llama").config, StoredAs::f32, Values::numbers);
+  write_hugging_face(dir_ / "hf", hugging_face_model("llama").config, StoredAs::f32, Filling::numbers);
   fs::copy(kGolden + "/sentencepiece/plain.model", dir_ / "hf/tokenizer.model");
   write_file(dir_ / "hf/tokenizer_config.json", "{}");
   expect_code(0, {"import", dir_ / "hf", dir_ / "ckpt"}, "tokenizer    " + (dir_ / "hf"));

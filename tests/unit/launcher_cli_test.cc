@@ -25,10 +25,10 @@ Outcome run(std::vector<std::string> arguments) {
   arguments.insert(arguments.begin(), "trireme");
   std::vector<char*> argv;
   for (std::string& argument : arguments) argv.push_back(argument.data());
-  testing::internal::CaptureStdout();
-  testing::internal::CaptureStderr();
+  ::testing::internal::CaptureStdout();
+  ::testing::internal::CaptureStderr();
   const int code = run_command_line(static_cast<int>(argv.size()), argv.data());
-  Outcome outcome{code, testing::internal::GetCapturedStdout(), testing::internal::GetCapturedStderr()};
+  Outcome outcome{code, ::testing::internal::GetCapturedStdout(), ::testing::internal::GetCapturedStderr()};
   return outcome;
 }
 
@@ -41,9 +41,9 @@ void expect_error(const std::vector<std::string>& arguments, const std::string& 
 }
 
 // A configuration file for the life of the test.
-class Cli : public testing::Test {
+class Cli : public ::testing::Test {
  protected:
-  Cli() : path_(fs::path(testing::TempDir()) / ("cli_test-" + std::to_string(::getpid()) + ".yaml")) {
+  Cli() : path_(fs::path(::testing::TempDir()) / ("cli_test-" + std::to_string(::getpid()) + ".yaml")) {
     std::ofstream(path_) << R"(run: {dir: runs/x, steps: 4}
 model: {model_type: llama, hidden_size: 8, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 8,
         vocab_size: 16, max_position_embeddings: 8}

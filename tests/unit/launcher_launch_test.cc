@@ -43,9 +43,9 @@ TEST(MpirunCommand, ManyMachines) {
                    "16", "t", "train"}));
 }
 
-class Supervise : public testing::Test {
+class Supervise : public ::testing::Test {
  protected:
-  Supervise() : dir_(fs::path(testing::TempDir()) / ("supervise-" + std::to_string(::getpid()))) {
+  Supervise() : dir_(fs::path(::testing::TempDir()) / ("supervise-" + std::to_string(::getpid()))) {
     fs::remove_all(dir_);
     fs::create_directories(dir_);
   }

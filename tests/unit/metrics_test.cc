@@ -29,10 +29,10 @@ std::string read_all(const fs::path& path) {
   return text.str();
 }
 
-class Metrics : public testing::Test {
+class Metrics : public ::testing::Test {
  protected:
   Metrics() {
-    dir_ = fs::path(testing::TempDir()) / ("metrics_" + std::to_string(::getpid()));
+    dir_ = fs::path(::testing::TempDir()) / ("metrics_" + std::to_string(::getpid()));
     fs::remove_all(dir_);
     fs::create_directories(dir_);
   }

@@ -52,7 +52,7 @@ struct Known {
   double active_billions;
 };
 
-class PublishedModels : public testing::TestWithParam<Known> {};
+class PublishedModels : public ::testing::TestWithParam<Known> {};
 
 // The active ones are what the models' cards say: 12.9, 3.3, 2.7, 37.
 TEST_P(PublishedModels, HaveTheirCounts) {
@@ -74,11 +74,11 @@ TEST_P(PublishedModels, HaveNamesForAllOfThem) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, PublishedModels,
-                         testing::Values(Known{"Mixtral8x7B", kMixtral8x7B, 46702792704, 12.88},
-                                         Known{"Qwen3Moe30B", kQwen3Moe30B, 30532122624, 3.35},
-                                         Known{"QwenMoe", kQwenMoe, 14315784192, 2.69},
-                                         Known{"DeepSeek2Lite", kDeepSeek2Lite, 15706484224, 2.66},
-                                         Known{"DeepSeek3", kDeepSeek3, 671026404352, 37.55}),
+                         ::testing::Values(Known{"Mixtral8x7B", kMixtral8x7B, 46702792704, 12.88},
+                                           Known{"Qwen3Moe30B", kQwen3Moe30B, 30532122624, 3.35},
+                                           Known{"QwenMoe", kQwenMoe, 14315784192, 2.69},
+                                           Known{"DeepSeek2Lite", kDeepSeek2Lite, 15706484224, 2.66},
+                                           Known{"DeepSeek3", kDeepSeek3, 671026404352, 37.55}),
                          [](const auto& test) { return test.param.name; });
 
 // 6 for each active matrix element, attention 3·L·H·(D + D_v)·T, by hand.

@@ -148,7 +148,7 @@ Scores make_scores(Kind kind, uint64_t seed, int64_t num_tokens, int64_t num_exp
   return scores;
 }
 
-class Balanced : public testing::TestWithParam<Kind> {};
+class Balanced : public ::testing::TestWithParam<Kind> {};
 
 TEST_P(Balanced, IsTheBestOfEvenLoads) {
   for (uint64_t seed = 0; seed < 60; ++seed) {
@@ -176,7 +176,7 @@ TEST_P(Balanced, IsTheBestOfFewTokens) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Scores, Balanced,
-                         testing::Values(Kind::normal, Kind::skewed, Kind::few_values, Kind::alike, Kind::huge));
+                         ::testing::Values(Kind::normal, Kind::skewed, Kind::few_values, Kind::alike, Kind::huge));
 
 // No two tokens gain by changing places, and none by moving where there is room: necessary at any size.
 TEST(Balanced, HasNoGainfulSwapsOfManyTokens) {

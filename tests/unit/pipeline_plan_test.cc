@@ -104,9 +104,9 @@ TEST(PipelineTimeline, PerfettoHasEveryAction) {
 }
 
 // A configuration file and a folder for the life of the test.
-class PlanCommand : public testing::Test {
+class PlanCommand : public ::testing::Test {
  protected:
-  PlanCommand() : folder_(fs::path(testing::TempDir()) / ("plan_test-" + std::to_string(::getpid()))) {
+  PlanCommand() : folder_(fs::path(::testing::TempDir()) / ("plan_test-" + std::to_string(::getpid()))) {
     fs::create_directories(folder_);
     args_.config = (folder_ / "plan.yaml").string();
     std::ofstream(args_.config) << R"(run: {dir: runs/x, steps: 4}
@@ -120,9 +120,9 @@ parallel: {pipeline: 4}
   ~PlanCommand() override { fs::remove_all(folder_); }
 
   std::string run() {
-    testing::internal::CaptureStdout();
+    ::testing::internal::CaptureStdout();
     EXPECT_EQ(plan_command(args_), 0);
-    return testing::internal::GetCapturedStdout();
+    return ::testing::internal::GetCapturedStdout();
   }
 
   fs::path folder_;

@@ -207,7 +207,7 @@ TEST(PipelineSchedule, ChunksThatDontFitAreABug) {
 // ---- Faults that the checker must name. 1f1b, two ranks, two microbatches:
 //   rank 0: F0 a>0 <g0 F1 a>1 <g1 D0 D1    rank 1: <a0 F0 <a1 D0 g>0 F1 D1 g>1
 
-class BrokenSchedule : public testing::Test {
+class BrokenSchedule : public ::testing::Test {
  protected:
   std::vector<Action>& program(int rank) { return schedule_.programs[static_cast<size_t>(rank)]; }
   Action& at(int rank, const std::string& text) {

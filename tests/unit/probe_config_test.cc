@@ -14,9 +14,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-class ProbeConfig : public testing::Test {
+class ProbeConfig : public ::testing::Test {
  protected:
-  ProbeConfig() : folder_(fs::path(testing::TempDir()) / ("probe_config_test-" + std::to_string(::getpid()))) {
+  ProbeConfig() : folder_(fs::path(::testing::TempDir()) / ("probe_config_test-" + std::to_string(::getpid()))) {
     fs::create_directories(folder_);
     std::ofstream(folder_ / "config.json")
         << R"({"model_type": "mixtral", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,

@@ -14,7 +14,7 @@ namespace emulator {
 
 #define EXPECT_CUDA(call) EXPECT_EQ(call, cudaSuccess) << cudaGetErrorName(cudaPeekAtLastError())
 
-class EmulatorTest : public testing::Test {
+class EmulatorTest : public ::testing::Test {
  protected:
   void SetUp() override {
     set_num_devices(2);
@@ -103,7 +103,7 @@ inline const OrderCase kOrders[] = {{Order::forward, 0, "forward"},
                                     {Order::seeded, 1, "seeded1"},
                                     {Order::seeded, 2, "seeded2"}};
 
-class EmulatorOrderTest : public EmulatorTest, public testing::WithParamInterface<OrderCase> {
+class EmulatorOrderTest : public EmulatorTest, public ::testing::WithParamInterface<OrderCase> {
  protected:
   void SetUp() override {
     EmulatorTest::SetUp();

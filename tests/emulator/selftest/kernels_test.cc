@@ -102,7 +102,7 @@ __global__ void to_bf16(const float* in, __nv_bfloat162* out) {
 
 using Kernels = EmulatorOrderTest;
 
-INSTANTIATE_TEST_SUITE_P(Orders, Kernels, testing::ValuesIn(kOrders),
+INSTANTIATE_TEST_SUITE_P(Orders, Kernels, ::testing::ValuesIn(kOrders),
                          [](const auto& of) { return std::string(of.param.name); });
 
 std::vector<float> small_numbers(size_t count) {

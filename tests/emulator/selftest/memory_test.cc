@@ -17,7 +17,7 @@ class Memory : public EmulatorTest {
  protected:
   void SetUp() override {
     EmulatorTest::SetUp();
-    testing::GTEST_FLAG(death_test_style) = "threadsafe";
+    ::testing::GTEST_FLAG(death_test_style) = "threadsafe";
   }
   void TearDown() override {
     EmulatorTest::TearDown();

@@ -112,7 +112,7 @@ using KernelOfOrders = std::array<Kernel, std::size(kOrders)>;
   (good() ? KernelOfOrders{&kernel<true, 0>, &kernel<true, 1>, &kernel<true, 2>, &kernel<true, 3>} \
           : KernelOfOrders{&kernel<false, 0>, &kernel<false, 1>, &kernel<false, 2>, &kernel<false, 3>})
 
-class Races : public EmulatorTest, public testing::WithParamInterface<Waits> {
+class Races : public EmulatorTest, public ::testing::WithParamInterface<Waits> {
  protected:
   void SetUp() override {
     EmulatorTest::SetUp();
@@ -158,7 +158,7 @@ class Races : public EmulatorTest, public testing::WithParamInterface<Waits> {
   int reports_before_ = 0;
 };
 
-INSTANTIATE_TEST_SUITE_P(Waits, Races, testing::Values(Waits::missing, Waits::present),
+INSTANTIATE_TEST_SUITE_P(Waits, Races, ::testing::Values(Waits::missing, Waits::present),
                          [](const auto& of) { return of.param == Waits::missing ? "missing" : "present"; });
 
 TEST_P(Races, StreamWaitsForStream) {

@@ -5,7 +5,7 @@ namespace emulator {
 
 namespace {
 
-using testing::Test;
+using ::testing::Test;
 
 __global__ void some_skip_barrier(float* out) {
   if (threadIdx.x < 40) __syncthreads();
