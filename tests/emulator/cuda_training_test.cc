@@ -13,6 +13,8 @@
 #include <thread>
 
 #include "core/error.h"
+#include "core/ops/gemm_algorithms.h"
+#include "launcher/gemm_tuning.h"
 #include "tests/emulator/emulator.h"
 #include "tests/emulator/nvtx_log.h"
 #include "tests/training.h"
@@ -140,6 +142,21 @@ TEST_F(CudaTraining, GemmChoicesAreRecordedAndTakenUpAgain) {
   std::filesystem::remove_all(dir_ / "run/checkpoints/step-00000004");
   run("run", 4, 1);
   EXPECT_EQ(read_file(file), text);
+}
+
+TEST_F(CudaTraining, TheFirstDataRankChoosesForAll) {
+  const Config config = this->config("chosen", 1, {});
+  run_rank_contexts(config, 2, [&](RankContext& rank) {
+    RankModel model(rank, config);
+    model.model.initialize(rank.stream(), 1);
+    nlohmann::json record = nlohmann::json::parse(ops::export_gemm_algorithms(rank.stream()));
+    record["algorithms"]["a product of rank " + std::to_string(rank.rank())] = "none";
+    EXPECT_TRUE(ops::import_gemm_algorithms(rank.stream(), record.dump()));
+    Console console(/*fd=*/2, /*terminal=*/false);
+    Logger logger(rank.rank(), console);
+    tune_gemms(rank, config, model.step, logger);
+    EXPECT_NE(ops::export_gemm_algorithms(rank.stream()).find("a product of rank 0"), std::string::npos);
+  });
 }
 
 // The host queues a step and asks for the numbers of the one before; nothing else holds it up.
