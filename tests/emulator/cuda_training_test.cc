@@ -13,6 +13,8 @@
 #include <thread>
 
 #include "core/error.h"
+#include "core/ops/gemm_algorithms.h"
+#include "launcher/gemm_tuning.h"
 #include "tests/emulator/emulator.h"
 #include "tests/emulator/nvtx_log.h"
 #include "tests/training.h"
@@ -140,6 +142,60 @@ TEST_F(CudaTraining, GemmChoicesAreRecordedAndTakenUpAgain) {
   std::filesystem::remove_all(dir_ / "run/checkpoints/step-00000004");
   run("run", 4, 1);
   EXPECT_EQ(read_file(file), text);
+}
+
+TEST_F(CudaTraining, TheFirstDataRankChoosesForAll) {
+  const Config config = this->config("chosen", 1, {});
+  run_rank_contexts(config, 2, [&](RankContext& rank) {
+    RankModel model(rank, config);
+    model.model.initialize(rank.stream(), 1);
+    nlohmann::json record = nlohmann::json::parse(ops::export_gemm_algorithms(rank.stream()));
+    record["algorithms"]["a product of rank " + std::to_string(rank.rank())] = "none";
+    EXPECT_TRUE(ops::import_gemm_algorithms(rank.stream(), record.dump()));
+    Console console(/*fd=*/2, /*terminal=*/false);
+    Logger logger(rank.rank(), console);
+    tune_gemms(rank, config, model.step, logger);
+    EXPECT_NE(ops::export_gemm_algorithms(rank.stream()).find("a product of rank 0"), std::string::npos);
+  });
+}
+
+// The host queues a step and asks for the numbers of the one before; nothing else holds it up.
+TEST_F(CudaTraining, TheHostWaitsForTheStepBeforeAlone) {
+  const auto waits = [&](const Config& config, int ranks, int64_t steps) {
+    const int64_t before = emulator::counters().host_waits;
+    run_rank_contexts(config, ranks, [&](RankContext& rank) {
+      RankModel model(rank, config);
+      model.model.initialize(rank.stream(), 1);
+      const std::vector<int32_t> ids(38, 5);
+      const std::vector<int32_t> positions(38, 1);
+      const HostMicrobatch microbatch{2, 19, ids.data(), ids.data(), positions.data(), nullptr};
+      for (int64_t s = 1; s <= steps; ++s) {
+        model.step.forward_backward(std::vector<HostMicrobatch>(4, microbatch));
+        model.step.update(1e-3, s);
+        if (s > 1) model.step.take_numbers();
+      }
+      model.step.take_numbers();
+    });
+    return emulator::counters().host_waits - before;
+  };
+  struct Layout {
+    int ranks;
+    std::vector<std::string> sets;
+  };
+  const std::vector<Layout> layouts = {
+      {1, {"run.cuda_graphs=never"}},
+      {1, {"run.cuda_graphs=always"}},
+      {2, {"parallel.zero=0"}},
+      {2, {"parallel.zero=2"}},
+      {2, {"parallel.zero=3"}},
+      {2, {"parallel.tensor=2", "model.num_attention_heads=4", "model.num_key_value_heads=2"}},
+      {2, {"parallel.pipeline=2"}},
+  };
+  for (const auto& [ranks, sets] : layouts) {
+    const Config config = this->config("waits", 1, sets);
+    const int64_t few = waits(config, ranks, 2);
+    EXPECT_EQ(waits(config, ranks, 4) - few, 2 * ranks) << sets[0];
+  }
 }
 
 TEST_F(CudaTraining, AProfilerSeesRangesAndItsWindow) {
