@@ -84,7 +84,7 @@ cudaError_t cudaFree(void* data) {
     const int device = emulator::pointer_device(data);
     if (device < 0) return cudaErrorInvalidValue;
     if (emulator::any_capture(device)) return cudaErrorStreamCaptureUnsupported;
-    emulator::tallies().host_waits += 1;
+    emulator::tallies().frees += 1;
     emulator::wait_for_device(device);
     return emulator::free_device(data);
   });

@@ -162,7 +162,7 @@ TEST_F(CudaTraining, TheFirstDataRankChoosesForAll) {
 // The host queues a step and asks for the numbers of the one before; nothing else holds it up.
 TEST_F(CudaTraining, TheHostWaitsForTheStepBeforeAlone) {
   const auto waits = [&](const Config& config, int ranks, int64_t steps) {
-    const int64_t before = emulator::counters().host_waits;
+    const emulator::Counters before = emulator::counters();
     run_rank_contexts(config, ranks, [&](RankContext& rank) {
       RankModel model(rank, config);
       model.model.initialize(rank.stream(), 1);
@@ -176,7 +176,7 @@ TEST_F(CudaTraining, TheHostWaitsForTheStepBeforeAlone) {
       }
       model.step.take_numbers();
     });
-    return emulator::counters().host_waits - before;
+    return emulator::counters().host_waits - before.host_waits;
   };
   struct Layout {
     int ranks;

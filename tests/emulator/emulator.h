@@ -60,8 +60,9 @@ struct Counters {
   int64_t events = 0;      // that exist
   int64_t graphs = 0;      // that exist, with those made executable
   int64_t graph_launches = 0;
-  int64_t host_waits = 0;   // calls that make the host wait for a stream: synchronisations, copies to pageable memory,
-                            // cudaFree
+  int64_t host_waits = 0;   // calls that make the host wait for a stream: synchronisations, copies to pageable memory
+  int64_t frees = 0;        // calls of cudaFree, which wait for the device; how many there are at the end of a program
+                            // depends on how much memory waited for another stream when more was asked for
   int64_t allocations = 0;  // of device memory, that exist
   int64_t allocated_bytes = 0;  // by cudaMalloc, now
   int64_t pinned_bytes = 0;     // by cudaHostAlloc, now

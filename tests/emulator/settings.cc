@@ -126,6 +126,7 @@ Counters counters() {
                   .graphs = t.graphs,
                   .graph_launches = t.graph_launches,
                   .host_waits = t.host_waits,
+                  .frees = t.frees,
                   .allocations = t.allocations,
                   .allocated_bytes = t.allocated_bytes,
                   .pinned_bytes = t.pinned_bytes,

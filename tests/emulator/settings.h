@@ -33,6 +33,7 @@ struct Tallies {
   std::atomic<int64_t> graphs{0};
   std::atomic<int64_t> graph_launches{0};
   std::atomic<int64_t> host_waits{0};
+  std::atomic<int64_t> frees{0};
   std::atomic<int64_t> allocations{0};
   std::atomic<int64_t> allocated_bytes{0};
   std::atomic<int64_t> pinned_bytes{0};
