@@ -91,7 +91,7 @@ void light_gradients(Stream&, const Tensor&, const Tensor&, const Tensor&, const
 }
 void add_light_rows(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, Tensor&) { absent(); }
 void linear_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, Tensor&) { absent(); }
-void linear_add_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, Tensor&) { absent(); }
+void linear_add_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, Tensor&) { absent(); }
 void linear_backward_input(Stream&, const Tensor&, const Tensor&, Tensor&, bool) { absent(); }
 void linear_backward_weight(Stream&, const Tensor&, const Tensor&, Tensor&, Tensor&, bool) { absent(); }
 void linear_gelu_forward(Stream&, const Tensor&, const Tensor&, const Tensor&, ops::Gelu, Tensor&, Tensor&, bool&) {

@@ -87,7 +87,7 @@ Tensor GroupedQueryAttention::queries_and_keys(Stream& stream, const Microbatch&
 }
 
 Tensor GroupedQueryAttention::forward(Stream& stream, const Microbatch& microbatch, const Tensor& normed,
-                                      Stash& stash) {
+                                      const Tensor& residual, Stash& stash) {
   const int64_t num_tokens = microbatch.num_tokens();
   const Tensor raw_qkv = qkv_.column_forward(stream, tensor_, normed, num_tokens);
   const Tensor qkv = queries_and_keys(stream, microbatch, raw_qkv, stash);
@@ -96,7 +96,7 @@ Tensor GroupedQueryAttention::forward(Stream& stream, const Microbatch& microbat
   ops::attention_forward(stream, shape(microbatch), qkv, microbatch.document_start, attention, lse);
   stash.put(kAttention, attention);
   stash.put(kLse, lse);
-  return out_.row_forward(stream, tensor_, attention);
+  return out_.row_forward(stream, tensor_, attention, residual);
 }
 
 void GroupedQueryAttention::drop_recomputable(Stash& stash) {

@@ -1,6 +1,5 @@
 #include "models/block.h"
 
-#include "core/ops/elementwise.h"
 #include "models/attention.h"
 #include "models/latent_attention.h"
 #include "models/mlp.h"
@@ -93,7 +92,8 @@ Tensor TransformerBlock::forward(Stream& stream, const Microbatch& microbatch, c
   put_stats(stash, stats1, kMean1, kRstd1);
   stash.put(kNormed1, normed1);
 
-  Tensor hidden = attention_->forward(stream, microbatch, normed1, stash.part(kAttention));
+  // The norm that follows adds x.
+  Tensor hidden = attention_->forward(stream, microbatch, normed1, /*residual=*/{}, stash.part(kAttention));
   ops::NormStats stats2;
   const Tensor normed2 = norm2_.add_forward(stream, hidden, x, stats2);
   stash.put(kHidden, hidden);
@@ -102,9 +102,8 @@ Tensor TransformerBlock::forward(Stream& stream, const Microbatch& microbatch, c
 
   Stash& part = stash.part(kFeedForward);
   Tensor logits = in.logits;
-  Tensor y = experts_ != nullptr ? experts_->forward(stream, microbatch, normed2, in.logits, logits, part)
-                                 : feed_forward_->forward(stream, microbatch, normed2, part);
-  ops::add(stream, y, hidden, y);
+  const Tensor y = experts_ != nullptr ? experts_->forward(stream, microbatch, normed2, hidden, in.logits, logits, part)
+                                       : feed_forward_->forward(stream, microbatch, normed2, hidden, part);
   return carried_out_ ? join_logits(stream, config_, y, logits, first_row(microbatch)) : y;
 }
 

@@ -17,8 +17,9 @@ class BlockHalf {
   // In the order in which they lie in their bucket.
   virtual void list_weights(std::vector<Weight*>& list) = 0;
 
-  // normed [n, C] -> [n, C].
-  virtual Tensor forward(Stream& stream, const Microbatch& microbatch, const Tensor& normed, Stash& stash) = 0;
+  // normed [n, C] -> residual + half(normed) [n, C]. `residual` may be undefined (0).
+  virtual Tensor forward(Stream& stream, const Microbatch& microbatch, const Tensor& normed, const Tensor& residual,
+                         Stash& stash) = 0;
   // dy [n, C], of the output, -> the gradient of `normed` [n, C].
   virtual Tensor backward_input(Stream& stream, const Microbatch& microbatch, const Tensor& dy, Stash& stash) = 0;
   // Gradients of the weights; `normed` as in forward.

@@ -107,7 +107,8 @@ Tensor LatentAttention::key_rows(const Tensor& whole) const {
   return whole.slice(config_.latent.kv_rank, config_.latent.kv_rank + heads_.rope);
 }
 
-Tensor LatentAttention::forward(Stream& stream, const Microbatch& microbatch, const Tensor& normed, Stash& stash) {
+Tensor LatentAttention::forward(Stream& stream, const Microbatch& microbatch, const Tensor& normed,
+                                const Tensor& residual, Stash& stash) {
   const int64_t num_tokens = microbatch.num_tokens();
   Tensor q_input = normed;
   if (with_q_latent_) q_input = latent_forward(stream, q_.norm, q_.down.value, normed, kQueryLatent, stash);
@@ -127,7 +128,7 @@ Tensor LatentAttention::forward(Stream& stream, const Microbatch& microbatch, co
   stash.put(kQkv, qkv);
   stash.put(kAttention, attention);
   stash.put(kLse, lse);
-  return out_.row_forward(stream, tensor_, values_of(stream, attention));
+  return out_.row_forward(stream, tensor_, values_of(stream, attention), residual);
 }
 
 // Attention's output without what fills its heads up.

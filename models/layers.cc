@@ -21,8 +21,9 @@ Tensor LinearLayer::column_backward_input(Stream& stream, const TensorGroup& gro
 }
 
 // Of the summands of a sum only one has the bias in it.
-Tensor LinearLayer::row_forward(Stream& stream, const TensorGroup& group, const Tensor& x) const {
-  return linear_reduce(stream, group, x, weight.value, group.is_first() ? bias.value : Tensor{});
+Tensor LinearLayer::row_forward(Stream& stream, const TensorGroup& group, const Tensor& x,
+                                const Tensor& residual) const {
+  return linear_reduce(stream, group, x, weight.value, group.is_first() ? bias.value : Tensor{}, residual);
 }
 
 Tensor LinearLayer::row_backward_input(Stream& stream, const TensorGroup& group, const Tensor& dy, int64_t num_tokens,

@@ -24,8 +24,9 @@ struct LinearLayer {
   // Column-parallel: `group` has the outputs cut among its ranks. x [rows, in] -> [N, out], and back.
   Tensor column_forward(Stream& stream, const TensorGroup& group, const Tensor& x, int64_t num_tokens) const;
   Tensor column_backward_input(Stream& stream, const TensorGroup& group, const Tensor& dy) const;
-  // Row-parallel: the inputs are cut. x [N, in] -> [rows, out], and back; `whole_dy` becomes all rows of dy.
-  Tensor row_forward(Stream& stream, const TensorGroup& group, const Tensor& x) const;
+  // Row-parallel: the inputs are cut. x [N, in] -> [rows, out], and back; `whole_dy` becomes all rows of dy. `residual`
+  // [rows, out], which is added, may be undefined.
+  Tensor row_forward(Stream& stream, const TensorGroup& group, const Tensor& x, const Tensor& residual) const;
   Tensor row_backward_input(Stream& stream, const TensorGroup& group, const Tensor& dy, int64_t num_tokens,
                             Tensor& whole_dy) const;
   // dy [N, out], x [N, in]: all rows.

@@ -90,8 +90,10 @@ Tensor Mlp::down_and_activate_backward(Stream& stream, const Tensor& dy, const T
   return dup;
 }
 
-Tensor Mlp::forward(Stream& stream, const Microbatch& microbatch, const Tensor& normed, Stash& stash) {
-  return down_.row_forward(stream, tensor_, up_and_activate(stream, normed, microbatch.num_tokens(), stash));
+Tensor Mlp::forward(Stream& stream, const Microbatch& microbatch, const Tensor& normed, const Tensor& residual,
+                    Stash& stash) {
+  const Tensor activated = up_and_activate(stream, normed, microbatch.num_tokens(), stash);
+  return down_.row_forward(stream, tensor_, activated, residual);
 }
 
 void Mlp::drop_recomputable(Stash& stash) {

@@ -16,7 +16,8 @@ class Mlp final : public BlockHalf {
   Mlp(const ModelConfig& config, const MlpNames& names, int64_t ffn_size, const TensorGroup& tensor);
 
   void list_weights(std::vector<Weight*>& list) override;
-  Tensor forward(Stream& stream, const Microbatch& microbatch, const Tensor& normed, Stash& stash) override;
+  Tensor forward(Stream& stream, const Microbatch& microbatch, const Tensor& normed, const Tensor& residual,
+                 Stash& stash) override;
   Tensor backward_input(Stream& stream, const Microbatch& microbatch, const Tensor& dy, Stash& stash) override;
   void backward_weight(Stream& stream, const Microbatch& microbatch, Tensor normed, Stash& stash) override;
   void drop_recomputable(Stash& stash) override;

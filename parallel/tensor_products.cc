@@ -1,5 +1,6 @@
 #include "parallel/tensor_products.h"
 
+#include "core/ops/elementwise.h"
 #include "core/ops/linear.h"
 
 namespace trireme {
@@ -21,10 +22,17 @@ Tensor gather_linear_backward(Stream& stream, const TensorGroup& group, const Te
 }
 
 Tensor linear_reduce(Stream& stream, const TensorGroup& group, const Tensor& x, const Tensor& weight,
-                     const Tensor& bias) {
-  return group.reduce(stream, x.dim(0), weight.dim(0), x.dtype(), [&](int64_t begin, int64_t end, Tensor& rows) {
-    ops::linear_forward(stream, x.slice(begin, end), weight, bias, rows);
+                     const Tensor& bias, const Tensor& residual) {
+  const bool in_product = residual.defined() && group.size() == 1;
+  Tensor y = group.reduce(stream, x.dim(0), weight.dim(0), x.dtype(), [&](int64_t begin, int64_t end, Tensor& rows) {
+    if (in_product) {
+      ops::linear_add_forward(stream, x.slice(begin, end), weight, bias, residual.slice(begin, end), rows);
+    } else {
+      ops::linear_forward(stream, x.slice(begin, end), weight, bias, rows);
+    }
   });
+  if (residual.defined() && !in_product) ops::add(stream, y, residual, y);
+  return y;
 }
 
 Tensor linear_reduce_backward(Stream& stream, const TensorGroup& group, const Tensor& dy, int64_t num_tokens,

@@ -17,9 +17,10 @@ Tensor gather_linear(Stream& stream, const TensorGroup& group, const Tensor& x, 
 // Backward of it: reduce(dy·w), dy [N, out] -> [rows, in].
 Tensor gather_linear_backward(Stream& stream, const TensorGroup& group, const Tensor& dy, const Tensor& weight);
 
-// reduce(x·wᵀ + bias): x [N, in] -> [rows, out]. `bias` is summed too: undefined on all ranks but one.
+// residual + reduce(x·wᵀ + bias): x [N, in] -> [rows, out]. `bias` is summed too: undefined on all ranks but one.
+// `residual` [rows, out] may be undefined; one rank alone adds it in the product itself.
 Tensor linear_reduce(Stream& stream, const TensorGroup& group, const Tensor& x, const Tensor& weight,
-                     const Tensor& bias);
+                     const Tensor& bias, const Tensor& residual);
 // Backward of it: gather(dy)·w, dy [rows, out] -> [N, in]. `whole_dy` becomes gather(dy) [N, out], which the gradients of
 // weight and bias need.
 Tensor linear_reduce_backward(Stream& stream, const TensorGroup& group, const Tensor& dy, int64_t num_tokens,

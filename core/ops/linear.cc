@@ -25,9 +25,11 @@ void linear_forward(Stream& stream, const Tensor& x, const Tensor& weight, const
   TRIREME_DISPATCH(stream, linear_forward(stream, x, weight, bias, y));
 }
 
-void linear_add_forward(Stream& stream, const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor& y) {
+void linear_add_forward(Stream& stream, const Tensor& x, const Tensor& weight, const Tensor& bias,
+                        const Tensor& residual, Tensor& y) {
   check_forward(stream, "linear_add_forward", x, weight, bias, y, /*may_widen=*/false);
-  TRIREME_DISPATCH(stream, linear_add_forward(stream, x, weight, bias, y));
+  check_tensor(stream, "linear_add_forward", "residual", residual, y.dtype(), y.shape());
+  TRIREME_DISPATCH(stream, linear_add_forward(stream, x, weight, bias, residual, y));
 }
 
 void linear_backward_input(Stream& stream, const Tensor& dy, const Tensor& weight, Tensor& dx, bool accumulate) {

@@ -12,9 +12,10 @@ namespace trireme::ops {
 // y = x·wᵀ + bias. `bias` may be undefined. y may be f32 while x and w are bf16 (logits).
 void linear_forward(Stream& stream, const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor& y);
 
-// y += x·wᵀ + bias (the residual connection). REQUIRES: f32, or y of x's dtype; with bf16 the sum with y is
-// formed in fp32 and rounded once.
-void linear_add_forward(Stream& stream, const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor& y);
+// y = residual + x·wᵀ + bias. residual [N, out], of y's and x's dtype, may be y itself. The sum is formed in fp32 and rounded
+// once.
+void linear_add_forward(Stream& stream, const Tensor& x, const Tensor& weight, const Tensor& bias,
+                        const Tensor& residual, Tensor& y);
 
 // dx = dy·w, or dx += dy·w.
 void linear_backward_input(Stream& stream, const Tensor& dy, const Tensor& weight, Tensor& dx, bool accumulate);

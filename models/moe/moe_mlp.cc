@@ -81,9 +81,10 @@ Tensor MoeMlp::all_rows(Stream& stream, const Tensor& rows, const Microbatch& mi
   return rows_.gather(stream, rows, microbatch.num_tokens());
 }
 
-Tensor MoeMlp::forward(Stream& stream, const Microbatch& microbatch, const Tensor& normed, Stash& stash) {
+Tensor MoeMlp::forward(Stream& stream, const Microbatch& microbatch, const Tensor& normed, const Tensor& residual,
+                       Stash& stash) {
   Tensor logits;
-  return forward(stream, microbatch, normed, /*before=*/{}, logits, stash);
+  return forward(stream, microbatch, normed, residual, /*before=*/{}, logits, stash);
 }
 
 Tensor MoeMlp::backward_input(Stream& stream, const Microbatch& microbatch, const Tensor& dy, Stash& stash) {
@@ -91,8 +92,8 @@ Tensor MoeMlp::backward_input(Stream& stream, const Microbatch& microbatch, cons
   return backward_input(stream, microbatch, dy, /*dlogits=*/{}, dbefore, stash);
 }
 
-Tensor MoeMlp::forward(Stream& stream, const Microbatch& microbatch, const Tensor& normed, const Tensor& before,
-                       Tensor& logits, Stash& stash) {
+Tensor MoeMlp::forward(Stream& stream, const Microbatch& microbatch, const Tensor& normed, const Tensor& residual,
+                       const Tensor& before, Tensor& logits, Stash& stash) {
   const Tensor x = own_rows(normed, microbatch);
   const Routing routing = router_.route(stream, microbatch, x, before.defined() ? own_rows(before, microbatch) : before,
                                         stash.part(kRouter));
@@ -114,8 +115,12 @@ Tensor MoeMlp::forward(Stream& stream, const Microbatch& microbatch, const Tenso
     t.weights = dispatcher_->send(stream, t.plan, weights, /*slots=*/1);
   };
   leave(0);
+  // A gate weighs what the shared experts give, not the residual.
+  const bool shared_adds = shared_ && !shared_gate_;
   Tensor shared;
-  if (shared_) shared = shared_->forward(stream, microbatch, normed, stash.part(kSharedPart));
+  if (shared_) {
+    shared = shared_->forward(stream, microbatch, normed, shared_adds ? residual : Tensor{}, stash.part(kSharedPart));
+  }
   for (size_t i = 0; i < list.size(); ++i) {
     if (i + 1 < list.size()) leave(i + 1);
     Travel& t = there[i];
@@ -134,6 +139,7 @@ Tensor MoeMlp::forward(Stream& stream, const Microbatch& microbatch, const Tenso
   if (light_) light_.forward(stream, x, routing.experts, routing.weights, own, stash.part(kLight));
   Tensor y = all_rows(stream, own, microbatch);
   if (shared_) add_shared(stream, normed, shared, y, stash);
+  if (residual.defined() && !shared_adds) ops::add(stream, y, residual, y);
   return y;
 }
 

@@ -29,14 +29,15 @@ class MoeMlp final : public BlockHalf {
          bool gate_residual = false);
 
   void list_weights(std::vector<Weight*>& list) override;
-  Tensor forward(Stream& stream, const Microbatch& microbatch, const Tensor& normed, Stash& stash) override;
+  Tensor forward(Stream& stream, const Microbatch& microbatch, const Tensor& normed, const Tensor& residual,
+                 Stash& stash) override;
   Tensor backward_input(Stream& stream, const Microbatch& microbatch, const Tensor& dy, Stash& stash) override;
   void backward_weight(Stream& stream, const Microbatch& microbatch, Tensor normed, Stash& stash) override;
 
   // The same with logits that travel between routers (carried_logits.h), f32 [n, E]: those of the router before, for all
   // rows of `normed`, and this one's, of the rows from first_own_row on. Backward has their gradients. Undefined: none.
-  Tensor forward(Stream& stream, const Microbatch& microbatch, const Tensor& normed, const Tensor& before,
-                 Tensor& logits, Stash& stash);
+  Tensor forward(Stream& stream, const Microbatch& microbatch, const Tensor& normed, const Tensor& residual,
+                 const Tensor& before, Tensor& logits, Stash& stash);
   Tensor backward_input(Stream& stream, const Microbatch& microbatch, const Tensor& dy, const Tensor& dlogits,
                         Tensor& dbefore, Stash& stash);
   int64_t first_own_row(const Microbatch& microbatch) const;

@@ -65,7 +65,7 @@ Routing Router::route(Stream& stream, const Microbatch& microbatch, const Tensor
   Tensor logits = Tensor::empty(stream, {x.dim(0), experts_.num_choices()}, DType::f32);
   ops::linear_forward(stream, in_dtype(stream, x, DType::f32), weight_.value, Tensor{}, logits);
   if (residual_) {
-    ops::linear_add_forward(stream, before, residual_.value, Tensor{}, logits);
+    ops::linear_add_forward(stream, before, residual_.value, Tensor{}, logits, logits);
     stash.put(kBefore, before);
   }
   Tensor scores = Tensor::empty(stream, logits.shape(), DType::f32);

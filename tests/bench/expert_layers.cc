@@ -40,7 +40,7 @@ class Layer {
   void run(Stream& stream, const Microbatch& microbatch, const Tensor& x, const Tensor& dy) {
     for (const auto& bucket : buckets_) bucket->begin_step();
     Stash stash;
-    half_->forward(stream, microbatch, x, stash);
+    half_->forward(stream, microbatch, x, /*residual=*/{}, stash);
     half_->backward_input(stream, microbatch, dy, stash);
     half_->backward_weight(stream, microbatch, x, stash);
   }

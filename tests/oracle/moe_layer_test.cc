@@ -47,7 +47,8 @@ class Layer {
       const Tensor dy = tensor(DType::f32, {kTokens, kHidden}, inputs_.read<double>("0.dy", m));
       Stash stash;
       const std::string number = " of microbatch " + std::to_string(m);
-      expect_near(read(mlp_.forward(stream(), microbatch, x, stash)), golden_.read<double>("0.y", m), "y" + number);
+      expect_near(read(mlp_.forward(stream(), microbatch, x, /*residual=*/{}, stash)), golden_.read<double>("0.y", m),
+                  "y" + number);
       expect_near(read(mlp_.backward_input(stream(), microbatch, dy, stash)), golden_.read<double>("0.dx", m),
                   "dx" + number);
       mlp_.backward_weight(stream(), microbatch, x, stash);
@@ -64,7 +65,7 @@ class Layer {
     for (int64_t m = 0; m < kMicrobatches; ++m) {
       Stash stash;
       const std::vector<double> rows(x.begin() + m * size, x.begin() + (m + 1) * size);
-      mlp_.forward(stream(), microbatch(m), tensor(DType::f32, {kTokens, kHidden}, rows), stash);
+      mlp_.forward(stream(), microbatch(m), tensor(DType::f32, {kTokens, kHidden}, rows), /*residual=*/{}, stash);
     }
     return read_counts();
   }

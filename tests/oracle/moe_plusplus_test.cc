@@ -119,7 +119,7 @@ TEST_P(MoePlusPlus, TwoLayersAreThoseOfTheFormulas) {
     Stash stashes[2];
     Tensor logits[2];
     for (int64_t layer = 0; layer < 2; ++layer) {
-      const Tensor y = layers[layer].forward(layers.stream(), microbatch, input(layer, ".x"),
+      const Tensor y = layers[layer].forward(layers.stream(), microbatch, input(layer, ".x"), /*residual=*/{},
                                              layer > 0 ? logits[0] : Tensor{}, logits[layer], stashes[layer]);
       const std::string at = std::to_string(layer);
       expect_near(layers.read(y), golden.read<double>(at + ".y", m), "y" + where + at);
@@ -190,7 +190,8 @@ TEST(MoePlusPlusExperts, DoWhatDefinesThem) {
   microbatch.batch = 1;
   microbatch.sequence = 4;
   Stash stash;
-  const Values y = layers.read(layers[0].forward(layers.stream(), microbatch, layers.tensor({4, kColumns}, x), stash));
+  const Values y = layers.read(
+      layers[0].forward(layers.stream(), microbatch, layers.tensor({4, kColumns}, x), /*residual=*/{}, stash));
   const double more = 1 / (1 + std::exp(-1.0));  // the weights of a token's two experts, which sum to one
   const double less = 1 - more;
   for (size_t c = 0; c < kColumns; ++c) {

@@ -132,8 +132,13 @@ inline void check_products(Communicator& comm, Stream& stream, const ProductsCas
   }
   const Tensor summed_bias =
       group.is_first() ? to_device(stream, whole_bias, c.dtype).view({kProductHidden}) : Tensor{};
-  const Tensor reduced = linear_reduce(stream, group, inner_here, row, summed_bias);
+  const Tensor reduced = linear_reduce(stream, group, inner_here, row, summed_bias, /*residual=*/{});
   EXPECT_EQ(to_host(stream, reduced), rows_of(sum, first, last)) << what;
+  HostMatrix added = rows_of(sum, first, last);
+  for (size_t i = 0; i < added.values.size(); ++i) added.values[i] += mine.values[i];
+  const Tensor with_residual = linear_reduce(stream, group, inner_here, row, summed_bias, hidden_here);
+  EXPECT_EQ(to_host(stream, with_residual), added) << what;
+  EXPECT_EQ(to_host(stream, hidden_here), mine) << what;
 
   sum = {.rows = n, .columns = kProductHidden};
   for (int64_t r = 0; r < group.size(); ++r) add_product(inner(r), column_weight(r), nullptr, sum);

@@ -67,10 +67,15 @@ TEST_P(LinearTest, ForwardMatchesReference) {
           ops::linear_forward(stream(), x, weight, bias, y);
           expect_close(read(y), want, tolerance(out_dtype, OpKind::matmul), what);
         }
-        Tensor y = normal(dtype, {c.rows, c.out}, "residual", 5.0);
-        const Values sum = plus(want, 1, read(y));
-        ops::linear_add_forward(stream(), x, weight, bias, y);
+        Tensor residual = normal(dtype, {c.rows, c.out}, "residual", 5.0);
+        const Values before = read(residual);
+        const Values sum = plus(want, 1, before);
+        Tensor y = unset(dtype, {c.rows, c.out});
+        ops::linear_add_forward(stream(), x, weight, bias, residual, y);
         expect_close(read(y), sum, tolerance(dtype, OpKind::matmul), "added " + what);
+        EXPECT_EQ(read(residual), before) << what;
+        ops::linear_add_forward(stream(), x, weight, bias, residual, residual);
+        EXPECT_EQ(read(residual), read(y)) << "in place " << what;
       }
     }
   }
@@ -130,13 +135,15 @@ TEST_P(LinearTest, ReferenceGradientsAreSlopes) {
                "dbias");
 }
 
-// A sum with the old y and a bias in bf16 is rounded once: here the bias alone would vanish beside y.
+// A sum with a residual and a bias in bf16 is rounded once: here the bias alone would vanish beside the residual.
 TEST_P(LinearTest, AddInBf16RoundsOnce) {
   const Tensor x = tensor(DType::bf16, {1, 1}, {1});
   const Tensor weight = tensor(DType::bf16, {1, 1}, {0.75});
   const Tensor bias = tensor(DType::bf16, {1}, {0.75});
-  Tensor y = tensor(DType::bf16, {1, 1}, {256});  // neighbours are 2 apart: 257.5 goes to 258, 256 + 0.75 to 256
-  ops::linear_add_forward(stream(), x, weight, bias, y);
+  // Neighbours are 2 apart: 257.5 goes to 258, 256 + 0.75 to 256.
+  const Tensor residual = tensor(DType::bf16, {1, 1}, {256});
+  Tensor y = unset(DType::bf16, {1, 1});
+  ops::linear_add_forward(stream(), x, weight, bias, residual, y);
   EXPECT_EQ(read(y), Values{258});
 }
 
@@ -172,7 +179,11 @@ TEST_P(LinearTest, RefusesShapesThatDoNotFit) {
                BugError);
   EXPECT_THROW(ops::linear_forward(stream(), unset(DType::f32, {2, 3}), unset(DType::bf16, {4, 3}), Tensor(), y),
                BugError);
-  EXPECT_THROW(ops::linear_add_forward(stream(), unset(DType::bf16, {2, 3}), unset(DType::bf16, {4, 3}), Tensor(), y),
+  EXPECT_THROW(
+      ops::linear_add_forward(stream(), unset(DType::bf16, {2, 3}), unset(DType::bf16, {4, 3}), Tensor(), y, y),
+      BugError);
+  EXPECT_THROW(ops::linear_add_forward(stream(), unset(DType::f32, {2, 3}), unset(DType::f32, {4, 3}), Tensor(),
+                                       unset(DType::f32, {3, 4}), y),
                BugError);
   Tensor dw = unset(DType::bf16, {4, 3});
   Tensor dbias = unset(DType::f32, {4});

@@ -77,7 +77,7 @@ TEST_P(NoRowsTest, LinearForwardAndBackwardInput) {
       Tensor logits = nothing(DType::f32, kOut);
       ops::linear_forward(stream(), x, weight, bias, y);
       ops::linear_forward(stream(), x, weight, bias, logits);
-      ops::linear_add_forward(stream(), x, weight, bias, y);
+      ops::linear_add_forward(stream(), x, weight, bias, nothing(dtype, kOut), y);
       for (const ops::Gelu kind : {ops::Gelu::tanh, ops::Gelu::erf}) {
         (void)ops::linear_gelu_forward(stream(), x, weight, bias, kind, up, y);
         ops::linear_gelu_backward_input(stream(), y, weight, x, kind, dx);

@@ -90,16 +90,18 @@ void linear_forward(Stream& stream, const Tensor& x, const Tensor& weight, const
   multiply(stream, plain(x), transposed(weight), x.dim(1), y, /*accumulate=*/bias.defined());
 }
 
-void linear_add_forward(Stream& stream, const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor& y) {
+void linear_add_forward(Stream& stream, const Tensor& x, const Tensor& weight, const Tensor& bias,
+                        const Tensor& residual, Tensor& y) {
   if (!bias.defined()) {
+    if (residual.raw() != y.raw()) copy(stream, residual, y);
     multiply(stream, plain(x), transposed(weight), x.dim(1), y, /*accumulate=*/true);
   } else if (y.dtype() == DType::f32) {
-    bias_all(stream.pool(), bias.data<float>(), y.data<float>(), y.data<float>(), y.dim(0), y.dim(1));
+    bias_all(stream.pool(), bias.data<float>(), residual.data<float>(), y.data<float>(), y.dim(0), y.dim(1));
     multiply(stream, plain(x), transposed(weight), x.dim(1), y, /*accumulate=*/true);
   } else {
-    // y + bias needs more digits than bf16 has.
+    // residual + bias needs more digits than bf16 has.
     Tensor sum = Tensor::empty(stream, y.shape(), DType::f32, MemoryTag::workspace);
-    bias_all(stream.pool(), bias.data<bf16>(), y.data<bf16>(), sum.data<float>(), y.dim(0), y.dim(1));
+    bias_all(stream.pool(), bias.data<bf16>(), residual.data<bf16>(), sum.data<float>(), y.dim(0), y.dim(1));
     multiply(stream, plain(x), transposed(weight), x.dim(1), sum, /*accumulate=*/true);
     cast(stream, sum, y);
   }

@@ -66,16 +66,17 @@ GemmKind kind_of(const GemmCall& call) {
   GemmKind kind{.m = call.c.dim(0), .n = call.c.dim(1), .k = a.dim(call.a.transposed ? 0 : 1)};
   kind.a_transposed = call.a.transposed;
   kind.b_transposed = call.b.transposed;
+  kind.in = a.dtype();
+  kind.out = call.c.dtype();
+  kind.accumulate = call.addend.defined();
   TRIREME_CHECK(a.dim(call.a.transposed ? 1 : 0) == kind.m && b.dim(call.b.transposed ? 1 : 0) == kind.k &&
                     b.dim(call.b.transposed ? 0 : 1) == kind.n,
                 "shapes of a product that don't fit");
   TRIREME_CHECK(a.dtype() == b.dtype() && (call.c.dtype() == a.dtype() || call.c.dtype() == DType::f32));
+  TRIREME_CHECK(!kind.accumulate || (call.addend.dtype() == kind.out && call.addend.shape() == call.c.shape()));
   TRIREME_CHECK(call.vector.defined() == has_vector(call.epilogue) && call.aux.defined() == has_aux(call.epilogue));
-  kind.in = a.dtype();
-  kind.out = call.c.dtype();
-  kind.accumulate = call.accumulate;
   kind.epilogue = call.epilogue;
-  kind.alignment = {alignment_of(a), alignment_of(b), alignment_of(call.c),
+  kind.alignment = {alignment_of(a), alignment_of(b), std::min(alignment_of(call.c), alignment_of(call.addend)),
                     std::min(alignment_of(call.vector), alignment_of(call.aux))};
   return kind;
 }
@@ -83,7 +84,7 @@ GemmKind kind_of(const GemmCall& call) {
 GemmLibrary::Pointers GemmLibrary::pointers_of(const GemmCall& call) {
   return {.a = call.a.tensor.raw(),
           .b = call.b.tensor.raw(),
-          .c = call.c.raw(),
+          .c = call.addend.defined() ? call.addend.raw() : call.c.raw(),
           .d = call.c.raw(),
           .vector = call.vector.raw(),
           .aux = call.aux.raw()};
@@ -221,11 +222,10 @@ bool try_fused_gemm(Stream& stream, const GemmCall& fused, const GemmCall& plain
 
 bool try_gemm(Stream& stream, const GemmCall& call) { return as_cuda(stream).resource<GemmLibrary>().run(call); }
 
-namespace {
-
-void run_plain(Stream& stream, const GemmCall& call) {
+void gemm(Stream& stream, const GemmCall& call) {
   if (call.a.tensor.dim(call.a.transposed ? 0 : 1) == 0) {
-    if (!call.accumulate) fill(stream, call.c, 0);
+    if (!call.addend.defined()) return fill(stream, call.c, 0);
+    if (call.addend.raw() != call.c.raw()) copy(stream, call.addend, call.c);
     return;
   }
   if (try_gemm(stream, call)) return;
@@ -233,14 +233,12 @@ void run_plain(Stream& stream, const GemmCall& call) {
                       .hint = "a newer cuBLASLt, or run.device: cpu"});
 }
 
-}  // namespace
-
 void gemm(Stream& stream, const GemmOperand& a, const GemmOperand& b, Tensor& c, bool accumulate) {
-  run_plain(stream, {.a = a, .b = b, .c = c, .accumulate = accumulate});
+  gemm(stream, {.a = a, .b = b, .c = c, .addend = accumulate ? c : Tensor{}});
 }
 
 void gemm_untimed(Stream& stream, const GemmOperand& a, const GemmOperand& b, Tensor& c, bool accumulate) {
-  run_plain(stream, {.a = a, .b = b, .c = c, .accumulate = accumulate, .untimed = true});
+  gemm(stream, {.a = a, .b = b, .c = c, .addend = accumulate ? c : Tensor{}, .untimed = true});
 }
 
 }  // namespace trireme::cuda

@@ -1,4 +1,4 @@
-// Matrix products on a GPU through cuBLASLt: c = epilogue(op(a)·op(b) + beta·c), matrices row-major and contiguous.
+// Matrix products on a GPU through cuBLASLt: c = epilogue(op(a)·op(b) + addend), matrices row-major and contiguous.
 //
 // a and b share a dtype, f32 or bf16; c is of that dtype or f32. Sums are fp32 (no TF32), a bf16 c is rounded once, after
 // the epilogue. The first product of a kind (shape, dtypes, epilogue, alignment) on a stream times up to 8 candidates
@@ -30,10 +30,10 @@ struct GemmOperand {
 };
 
 struct GemmCall {
-  GemmOperand a;            // op(a) [m, k]
-  GemmOperand b;            // op(b) [k, n]
-  Tensor& c;                // [m, n]; overlaps none of the others
-  bool accumulate = false;  // beta is 1
+  GemmOperand a;       // op(a) [m, k]
+  GemmOperand b;       // op(b) [k, n]
+  Tensor& c;           // [m, n]; overlaps none of the others
+  Tensor addend = {};  // [m, n] of c's dtype, may be c; or none
   Epilogue epilogue = Epilogue::none;
   Tensor vector = {};
   Tensor aux = {};  // [m, n] of c's dtype
@@ -52,7 +52,8 @@ bool try_gemm(Stream& stream, const GemmCall& call);
 // overwritten by either way.
 bool try_fused_gemm(Stream& stream, const GemmCall& fused, const GemmCall& plain, const std::function<void()>& rest);
 
-// Without an epilogue. Any of m, n and k may be 0.
+// Without an epilogue. Any of m, n and k may be 0. With `accumulate` c is the addend.
+void gemm(Stream& stream, const GemmCall& call);
 void gemm(Stream& stream, const GemmOperand& a, const GemmOperand& b, Tensor& c, bool accumulate);
 void gemm_untimed(Stream& stream, const GemmOperand& a, const GemmOperand& b, Tensor& c, bool accumulate);
 

@@ -46,11 +46,11 @@ std::vector<cublasLtMatmulAlgo_t> GemmLibrary::candidates(const GemmKind& kind, 
   return found;
 }
 
-// Where to write while timing: what a product overwrites it may overwrite more than once; what it adds to it must not.
+// Where to write while timing: what a product overwrites it may overwrite more than once, but not its addend.
 // False when there is no memory for that.
 bool GemmLibrary::aside(const Plan& plan, const Pointers& pointers, Tensor& scratch, Pointers& target) const {
   target = pointers;
-  if (!plan.accumulate) return true;
+  if (!plan.accumulate || pointers.c != pointers.d) return true;
   try {
     scratch = Tensor::empty(stream_, {plan.d_bytes}, DType::u8, MemoryTag::workspace);
   } catch (const OutOfMemory&) {

@@ -26,7 +26,7 @@ struct GemmKind {
   bool b_transposed = false;
   DType in = DType::f32;
   DType out = DType::f32;
-  bool accumulate = false;
+  bool accumulate = false;  // there is an addend
   Epilogue epilogue = Epilogue::none;
   std::array<int, 4> alignment{};  // of a, b, c, and of vector and aux, in bytes; at most 16
 
@@ -70,8 +70,8 @@ class GemmLibrary {
   struct Pointers {
     const void* a = nullptr;
     const void* b = nullptr;
-    void* c = nullptr;  // read with accumulate
-    void* d = nullptr;  // written; c, except while algorithms are timed
+    const void* c = nullptr;  // the addend
+    void* d = nullptr;        // written; may be c
     void* vector = nullptr;
     void* aux = nullptr;
   };

@@ -12,30 +12,33 @@ namespace {
 GemmOperand plain(const Tensor& t) { return {t, /*transposed=*/false}; }
 GemmOperand transposed(const Tensor& t) { return {t, /*transposed=*/true}; }
 
-// y (+)= x·wᵀ + bias without the library's epilogue. y + bias in bf16 needs more digits than bf16 has.
-void add_bias_then_multiply(Stream& stream, const Tensor& x, const Tensor& weight, const Tensor& bias, bool accumulate,
-                            Tensor& y) {
+// y = x·wᵀ + bias (+ residual) without the library's epilogue. residual + bias in bf16 needs more digits than bf16 has.
+void add_bias_then_multiply(Stream& stream, const Tensor& x, const Tensor& weight, const Tensor& bias,
+                            const Tensor& residual, Tensor& y) {
   const bool wide = y.dtype() == DType::f32;
   Tensor sum = wide ? y : Tensor::empty(stream, y.shape(), DType::f32, MemoryTag::workspace);
-  add_bias_rows(stream, accumulate ? y : Tensor{}, bias, sum);
+  add_bias_rows(stream, residual, bias, sum);
   gemm(stream, plain(x), transposed(weight), sum, /*accumulate=*/true);
   if (!wide) cast(stream, sum, y);
 }
 
-void forward(Stream& stream, const Tensor& x, const Tensor& weight, const Tensor& bias, bool accumulate, Tensor& y) {
+void forward(Stream& stream, const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& residual,
+             Tensor& y) {
   if (y.numel() == 0) return;
-  if (!bias.defined()) return gemm(stream, plain(x), transposed(weight), y, accumulate);
+  if (!bias.defined()) {
+    return gemm(stream, {.a = plain(x), .b = transposed(weight), .c = y, .addend = residual});
+  }
   // The library's bias has the dtype of y.
   if (bias.dtype() == y.dtype() && x.dim(1) > 0 &&
       try_gemm(stream, {.a = plain(x),
                         .b = transposed(weight),
                         .c = y,
-                        .accumulate = accumulate,
+                        .addend = residual,
                         .epilogue = Epilogue::bias,
                         .vector = bias})) {
     return;
   }
-  add_bias_then_multiply(stream, x, weight, bias, accumulate, y);
+  add_bias_then_multiply(stream, x, weight, bias, residual, y);
 }
 
 // The library has no product of f32 matrices into bf16.
@@ -59,11 +62,12 @@ bool gelu_can_be_fused(const Tensor& up, ops::Gelu kind) {
 }  // namespace
 
 void linear_forward(Stream& stream, const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor& y) {
-  forward(stream, x, weight, bias, /*accumulate=*/false, y);
+  forward(stream, x, weight, bias, /*residual=*/{}, y);
 }
 
-void linear_add_forward(Stream& stream, const Tensor& x, const Tensor& weight, const Tensor& bias, Tensor& y) {
-  forward(stream, x, weight, bias, /*accumulate=*/true, y);
+void linear_add_forward(Stream& stream, const Tensor& x, const Tensor& weight, const Tensor& bias,
+                        const Tensor& residual, Tensor& y) {
+  forward(stream, x, weight, bias, residual, y);
 }
 
 void linear_backward_input(Stream& stream, const Tensor& dy, const Tensor& weight, Tensor& dx, bool accumulate) {
@@ -84,11 +88,11 @@ void linear_backward_weight(Stream& stream, const Tensor& dy, const Tensor& x, T
   // bf16 they would be rounded twice.
   const bool can_be_fused = !accumulate || dbias.dtype() == DType::f32;
   Tensor sums = accumulate ? Tensor::empty(stream, dbias.shape(), DType::f32, MemoryTag::workspace) : dbias;
-  const GemmCall product{.a = transposed(dy), .b = plain(x), .c = dweight, .accumulate = accumulate};
+  const GemmCall product{.a = transposed(dy), .b = plain(x), .c = dweight, .addend = accumulate ? dweight : Tensor{}};
   const GemmCall fused{.a = product.a,
                        .b = product.b,
                        .c = dweight,
-                       .accumulate = accumulate,
+                       .addend = product.addend,
                        .epilogue = Epilogue::row_sums,
                        .vector = sums};
   if (can_be_fused &&
