@@ -1,4 +1,5 @@
-// One half of a transformer block: what stands between a norm and the residual sum (attention, or feed-forward).
+// One half of a transformer block: what stands behind a norm (attention, or feed-forward), and the residual sum, which its
+// last product can make.
 //
 // A half keeps what its backward needs in a stash of its own (Stash::part). It does not keep its input, which the block
 // has anyway and hands in again. Hidden states are [n, C], the rows of this rank (TensorGroup).
