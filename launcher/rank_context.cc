@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <mutex>
 #include <thread>
 
 #include "core/device/cuda/cuda_device.h"
@@ -14,8 +15,15 @@
 
 namespace trireme {
 
-RankContext::RankContext(const Config& config, Communicator& world, LocalPlace place)
+namespace {
+
+constexpr double kNcclPatience = 60;  // seconds
+
+}  // namespace
+
+RankContext::RankContext(const Config& config, Communicator& world, LocalPlace place, EndProgram end_program)
     : world_(world),
+      end_program_(std::move(end_program)),
       mesh_(resolve(config, world.size(), world.rank(), place.size)),
       device_(resolve_device(config, place)) {
   const int64_t threads = config.run.threads.value_or(default_threads(place.size));
@@ -36,10 +44,15 @@ RankContext::RankContext(const Config& config, Communicator& world, LocalPlace p
     copy_stream_ = std::make_unique<CpuStream>(*copy_allocator_, *copy_pool_);
   }
   const bool nccl = device_.backend == CommBackend::nccl;
+  // A hang is found by HangWatch, which knows who is late; NCCL's own limit comes behind it.
+  const double limit = config.run.hang_timeout;
+  const NcclOptions nccl_options{.deterministic = config.run.deterministic,
+                                 .call_seconds = limit > 0 ? limit + kNcclPatience : 0};
   const auto make = [&](const std::vector<int>& ranks, const std::string& name) -> std::unique_ptr<Communicator> {
+    if (!ranks.empty()) recorder().set_members(name, ranks);
     auto hosts = world_.split(ranks, nccl ? name + " hosts" : name);
     if (!nccl || ranks.size() < 2) return hosts;
-    return make_nccl_communicator(std::move(hosts), name, *stream_, {.deterministic = config.run.deterministic});
+    return make_nccl_communicator(std::move(hosts), name, *stream_, nccl_options);
   };
   const bool ring = config.parallel.schedule == PipelineSchedule::interleaved && config.parallel.virtual_stages > 1;
   groups_ = std::make_unique<Groups>(mesh_, ring, make, /*experts=*/config.model.experts.num_experts > 0);
@@ -70,19 +83,21 @@ int run_rank(const Config& config, MpiRuntime* mpi, const std::function<int(Rank
              const LastWords& last_words) {
   const int rank_number = mpi != nullptr ? mpi->rank() : 0;
   const bool alone = mpi == nullptr || mpi->size() == 1;
+  FlightRecorder recorder(rank_number);
+  std::mutex speaking;  // the first of this rank's threads that fails; under MPI another would end here
   const auto fail = [&](ExitCode code, const std::string& message) {
+    const std::lock_guard lock(speaking);
     if (!alone) std::this_thread::sleep_for(patience(rank_number, code));
     const std::string who = alone ? "" : " [rank " + std::to_string(rank_number) + "]";
     std::fprintf(stderr, "error: %s%s\n", message.c_str(), who.c_str());
-    if (last_words) last_words(code, message);
+    if (last_words) last_words(code, message, recorder);
     if (!alone) mpi->abort(code);
     return static_cast<int>(code);
   };
   try {
-    FlightRecorder recorder(rank_number);
     const auto world = mpi != nullptr ? mpi->world(recorder) : make_self_communicator("world", recorder);
     const LocalPlace place = mpi != nullptr ? LocalPlace{mpi->local_rank(), mpi->local_size()} : LocalPlace{};
-    RankContext rank(config, *world, place);
+    RankContext rank(config, *world, place, fail);
     return body(rank);
   } catch (const Error& error) {
     return fail(error.code(), error.what());

@@ -21,10 +21,13 @@
 
 namespace trireme {
 
+// Ends the program from any thread, as when an error with this message were thrown.
+using EndProgram = std::function<void(ExitCode code, const std::string& message)>;
+
 class RankContext {
  public:
   // The rank of `world`, a communicator of host memory, which outlives it. The ranks of a machine share its cores.
-  RankContext(const Config& config, Communicator& world, LocalPlace place);
+  RankContext(const Config& config, Communicator& world, LocalPlace place, EndProgram end_program = {});
 
   int rank() const { return world_.rank(); }
   int world_size() const { return world_.size(); }
@@ -40,9 +43,11 @@ class RankContext {
   TensorGroup tensor_group() const { return tensor_; }
   FlightRecorder& recorder() { return world_.recorder(); }
   const Mesh& mesh() const { return mesh_; }
+  const EndProgram& end_program() const { return end_program_; }  // none where ranks are threads
 
  private:
   Communicator& world_;
+  EndProgram end_program_;
   Mesh mesh_;
   RankDevice device_;
   std::unique_ptr<ThreadPool> pool_;
@@ -58,8 +63,8 @@ class RankContext {
   TensorGroup tensor_;
 };
 
-// What a failed rank does besides, before the ranks are gone. Doesn't throw.
-using LastWords = std::function<void(ExitCode code, const std::string& message)>;
+// What a failed rank does besides, before the ranks are gone; `calls`: the last that it made. Doesn't throw.
+using LastWords = std::function<void(ExitCode code, const std::string& message, const FlightRecorder& calls)>;
 
 // Runs body(context) for this process: as a rank of MPI where mpirun or srun started it, else alone. Returns the exit code.
 // When `body` throws on some ranks, one of them speaks for all: it prints its error, says its last words and, under MPI,

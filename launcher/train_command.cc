@@ -1,7 +1,9 @@
 // `trireme train` and `trireme probe`: a configuration, the ranks, what each of them does.
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
+#include <mutex>
 #include <optional>
 #include <sstream>
 
@@ -9,6 +11,7 @@
 #include "core/metrics/log.h"
 #include "core/metrics/run_directory.h"
 #include "launcher/commands.h"
+#include "launcher/hang_watch.h"
 #include "launcher/rank_env.h"
 #include "launcher/trainer.h"
 
@@ -24,8 +27,24 @@ int run_as_rank(const Config& config, const std::function<int(RankContext&)>& bo
   return run_rank(config, mpi ? &*mpi : nullptr, body, last_words);
 }
 
-// `failed`: what the run's status says, where it ended with an exception.
-int train(RankContext& rank, const Config& config, bool dry_run, std::optional<RunStatus>& failed) {
+// What the status of a run says that has failed. Any thread may tell.
+class FailedRun {
+ public:
+  void set(RunStatus status) {
+    const std::lock_guard lock(mutex_);
+    status_ = std::move(status);
+  }
+  std::optional<RunStatus> get() {
+    const std::lock_guard lock(mutex_);
+    return status_;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::optional<RunStatus> status_;
+};
+
+int train(RankContext& rank, const Config& config, bool dry_run, FailedRun& failed) {
   const int terminal = rank.is_main() ? find_terminal(find_rank_env(), STDERR_FILENO) : -1;
   Console console(STDERR_FILENO, terminal >= 0, terminal);
   Logger logger(rank.rank(), console);
@@ -37,11 +56,23 @@ int train(RankContext& rank, const Config& config, bool dry_run, std::optional<R
   }
   std::istringstream lines(plan);
   for (std::string text; rank.is_main() && std::getline(lines, text);) console.line(text);
+  const std::filesystem::path hang = RunDirectory(config.run.dir).crash() / "hang";
+  if (rank.is_main()) HangWatch::clear(hang);
+  rank.world().barrier(rank.host_stream())->wait(rank.host_stream());
+  const HangWatch watch(rank.recorder(),
+                        {.timeout = config.run.hang_timeout,
+                         .directory = hang,
+                         .world_size = rank.world_size(),
+                         .answer_seconds = std::min(10.0, config.run.hang_timeout)},
+                        [&](const std::string& message) {
+                          failed.set(trainer.status());
+                          rank.end_program()(ExitCode::peer, message);
+                        });
   const StopSignal stop;
   try {
     trainer.run(stop);
   } catch (...) {
-    failed = trainer.status();
+    failed.set(trainer.status());
     throw;
   }
   logger.info("the run is in " + config.run.dir);
@@ -56,20 +87,26 @@ int train_command(const TrainArgs& args) {
     if (find_rank_env().rank == 0) std::fputs(dump_config(config).c_str(), stdout);
     return 0;
   }
-  std::optional<RunStatus> failed;
-  const auto write_status = [&](ExitCode code, const std::string& message) {
-    if (!failed) return;
-    failed->state = RunState::failed;
-    failed->reason = message;
-    failed->exit_code = static_cast<int>(code);
+  FailedRun failed;
+  const auto last_words = [&](ExitCode code, const std::string& message, const FlightRecorder& calls) {
+    std::optional<RunStatus> status = failed.get();
+    if (!status) return;
+    status->state = RunState::failed;
+    status->reason = message;
+    status->exit_code = static_cast<int>(code);
+    const RunDirectory directory(config.run.dir);
     try {
-      RunDirectory(config.run.dir).write_status(*failed);
+      directory.write_status(*status);
+      directory.write_crash(calls.rank(), "error: " + message + "\nexit code " +
+                                              std::to_string(static_cast<int>(code)) + ", after step " +
+                                              std::to_string(status->step) + "\nlayout: " + status->layout +
+                                              "\n\ncalls of " + calls.dump());
     } catch (const Error&) {
       // The message that was printed is the one that counts.
     }
   };
   return run_as_rank(
-      config, [&](RankContext& rank) { return train(rank, config, args.dry_run, failed); }, write_status);
+      config, [&](RankContext& rank) { return train(rank, config, args.dry_run, failed); }, last_words);
 }
 
 int probe_command(const ProbeOptions& options, const std::vector<std::string>& sets) {

@@ -1,6 +1,7 @@
 // The training loop of one rank: data in, steps, evaluation, checkpoints, numbers out, and a clean stop.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <deque>
 #include <memory>
@@ -30,7 +31,7 @@ class Trainer {
   // NumbersError on a loss or norm that isn't finite; nothing is saved then. What rank 0 throws stands in status.json.
   void run(const StopSignal& stop);
 
-  // How far it came, for a rank that fails while rank 0 doesn't.
+  // How far it came, for a rank that fails while rank 0 doesn't. Any thread may ask.
   RunStatus status() const { return {.step = finished_steps_, .layout = plan_.layout}; }
 
  private:
@@ -76,7 +77,7 @@ class Trainer {
   std::unique_ptr<CheckpointSaver> saver_;
   int64_t last_save_ = -1;     // finished steps of the save that was begun last
   double saving_seconds_ = 0;  // for which the loop was held up since the last report
-  int64_t finished_steps_ = 0;
+  std::atomic<int64_t> finished_steps_ = 0;
   std::deque<StepInFlight> in_flight_;
   Clock::time_point last_finish_ = {};
   bool stop_asked_ = false;

@@ -81,6 +81,7 @@ struct RunConfig {
   std::optional<int64_t> threads = {};            // host threads of each rank; nullopt: its share of the cores
   bool deterministic = true;                      // the same layout gives the same bits
   GraphUse cuda_graphs = GraphUse::automatic;     // of a microbatch; auto: where launching takes as long as running
+  double hang_timeout = 1800;                     // seconds that a call may wait for other ranks; 0: for ever
   int64_t log_every = 1;                          // steps; 0: never
   int64_t eval_every = 0;                         // steps; 0: never
   int64_t eval_batches = 8;                       // global batches of one evaluation

@@ -45,6 +45,11 @@ static void describe(FieldVisitor& v, RunConfig& c) {
   v.field({.name = "deterministic", .doc = "the same layout gives the same bits"}, &c.deterministic);
   v.field({.name = "cuda_graphs", .doc = "record a microbatch once and replay it: auto (small ones) | always | never"},
           EnumRef(c.cuda_graphs));
+  v.field({.name = "hang_timeout",
+           .doc = "a run in which a call waits so long for other ranks ends (exit code 6); 0: none does",
+           .min = 0,
+           .unit = Unit::seconds},
+          &c.hang_timeout);
   v.field({.name = "log_every", .doc = "steps between rows of metrics.jsonl; 0: never", .min = 0}, &c.log_every);
   v.field({.name = "eval_every", .doc = "steps between evaluations; 0: never", .min = 0}, &c.eval_every);
   v.field({.name = "eval_batches", .doc = "global batches of one evaluation", .min = 1}, &c.eval_batches);

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <ctime>
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
@@ -40,6 +41,20 @@ RunDirectory RunDirectory::create(const std::filesystem::path& path) {
 }
 
 void RunDirectory::write_config(const std::string& yaml) const { replace_file(config_file(), yaml); }
+
+void RunDirectory::write_crash(int rank, const std::string& report) const {
+  const std::time_t now = std::time(nullptr);
+  std::tm utc{};
+  ::gmtime_r(&now, &utc);
+  std::array<char, 64> time{};
+  std::strftime(time.data(), time.size(), "%Y-%m-%dT%H-%M-%SZ", &utc);
+  std::error_code error;
+  std::filesystem::create_directories(crash(), error);
+  if (error) fail_file("can't create a directory", crash(), error.value());
+  const std::string name = std::string(time.data()) + "-rank-" + std::to_string(rank) + ".txt";
+  replace_file(crash() / name, std::string(time.data()) + ", rank " + std::to_string(rank) + ", host " + host_name() +
+                                   ", process " + std::to_string(::getpid()) + "\n\n" + report);
+}
 
 void RunDirectory::write_status(const RunStatus& status) const {
   nlohmann::ordered_json json;

@@ -39,6 +39,8 @@ class RunDirectory {
   std::filesystem::path traces() const { return path_ / "traces"; }
   std::filesystem::path crash() const { return path_ / "crash"; }
 
+  // A file of its own in crash() for a rank that ends the run: `report` with time, host and process above it.
+  void write_crash(int rank, const std::string& report) const;
   void write_config(const std::string& yaml) const;  // replaced by rename
   void write_status(const RunStatus& status) const;  // replaced by rename; adds host and pid
 

@@ -122,7 +122,7 @@ class Communicator {
   // calls it at the same point of its sequence, with the list of its own group (the caller among them; the
   // list gives the order of the new ranks) or with an empty list, which returns nullptr. The groups of one
   // call are disjoint. A group of one becomes a `self` communicator. The parent may be destroyed first.
-  // `name` is equal on all members and different from other groups' names, for the flight recorder.
+  // `name`, for the flight recorder, is equal on all members and different from the names of other groups that they are in.
   std::unique_ptr<Communicator> split(std::span<const int> ranks, const std::string& name);
 
  protected:

@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <limits>
+#include <map>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -47,6 +48,17 @@ struct FlightRecord {
   double called = 0;         // when the rank asked for it
   double started = kNotYet;  // when the backend took it up
   double finished = kNotYet;
+
+  bool is_finished() const { return finished != kNotYet; }
+};
+
+// What one rank can say about its calls.
+struct RankRecords {
+  int rank = 0;
+  std::vector<FlightRecord> records = {};  // oldest first
+  // By name, the groups that the rank is in: their ranks in the world, in the order of the group. Groups of one name with
+  // other ranks are other groups. A group may be left out; then its name is the only one of its kind.
+  std::map<std::string, std::vector<int>> groups = {};
 };
 
 class FlightRecorder {
@@ -59,6 +71,8 @@ class FlightRecorder {
 
   int rank() const { return rank_; }  // in the world
   void set_step(int64_t step);
+  // Tells which ranks of the world a group consists of, in the order of the group.
+  void set_members(const std::string& group, std::vector<int> ranks);
 
   // Adds a record (`id`, `step` and `called` are filled in here) and returns its id.
   int64_t add(FlightRecord record);
@@ -68,6 +82,11 @@ class FlightRecorder {
 
   // What is still in the ring, oldest first.
   std::vector<FlightRecord> records() const;
+  // What a report needs: of `records` those that are unfinished, the last `num_recent`, and of each group the last collective
+  // and the last transfer with each peer, each way.
+  RankRecords summary(int64_t num_recent = 64) const;
+  // Seconds since the call that has been unfinished for longest; 0 without one.
+  double waiting_seconds() const;
   // Records ever made; more than the ring's capacity means that some are lost.
   int64_t num_records() const;
   // Drops everything; tests call it between phases.
@@ -83,18 +102,13 @@ class FlightRecorder {
   const int64_t capacity_;
   mutable std::mutex mutex_;
   int64_t step_ = 0;
+  std::map<std::string, std::vector<int>> groups_;
   int64_t next_id_ = 0;
   std::vector<FlightRecord> ring_;  // record `id` lies at id % capacity
 };
 
-// The records of one rank, as gathered for a report.
-struct RankRecords {
-  int rank = 0;
-  std::vector<FlightRecord> records;
-};
-
 // Says for every group with an unfinished call which ranks have not made it, by comparing the sequence
-// numbers of its members. Empty when nothing is unfinished. REQUIRES: different groups have different names.
+// numbers of its members: a line for each. Empty when nothing is unfinished.
 std::string late_rank_report(const std::vector<RankRecords>& ranks);
 
 // Now, in the recorder's clock.

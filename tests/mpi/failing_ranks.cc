@@ -23,7 +23,7 @@ int main(int, char** argv) {
         std::this_thread::sleep_for(std::chrono::milliseconds(300));
         throw MachineError({.what = "the cause"});
       },
-      [](ExitCode code, const std::string&) {
+      [](ExitCode code, const std::string&, const FlightRecorder&) {
         std::printf("last words %d\n", static_cast<int>(code));
         std::fflush(stdout);
       });
