@@ -67,7 +67,9 @@ std::filesystem::path write_measured_timeline(RankContext& rank, const Schedule&
     rank.world().send_recv({Transfer::recv(rows_tensor(rows), peer)}, stream)->wait(stream);
     timeline.ranks.push_back(to_actions(rows));
   }
-  std::filesystem::create_directories(directory);
+  std::error_code error;
+  std::filesystem::create_directories(directory, error);
+  if (error) fail_file("can't make the directory of the pipeline's timeline", directory, error.value());
   const DrawingOptions options{.title = {}, .unit = "ms, measured"};
   replace_file(svg, draw_svg(timeline, options));
   replace_file(std::filesystem::path(svg).replace_extension(".json"), draw_perfetto(timeline, options));

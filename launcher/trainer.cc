@@ -258,17 +258,30 @@ void Trainer::report(StepMetrics metrics) {
   reporter_->step(metrics);
 }
 
+// A run goes on without a picture of itself.
+void Trainer::draw(const std::function<void()>& work) {
+  try {
+    work();
+  } catch (const MachineError& error) {
+    logger_.warn(error.what());
+  }
+}
+
 void Trainer::finish_trace(Profiler& profiler) {
   if (!profiler.recording()) return;
-  profiler.finish();
-  logger_.info("a trace is in " + profiler.file().string() + " (open it at ui.perfetto.dev)");
+  draw([&] {
+    profiler.finish();
+    logger_.info("a trace is in " + profiler.file().string() + " (open it at ui.perfetto.dev)");
+  });
 }
 
 void Trainer::draw_timeline(int64_t step) {
   const Schedule& schedule = model_->step.schedule(batches_->num_microbatches(step), /*forward_only=*/false);
-  const auto svg =
-      write_measured_timeline(rank_, schedule, last_program_, RunDirectory(config_.run.dir).traces(), step + 1);
-  if (rank_.is_main()) logger_.info("the pipeline's timeline is in " + svg.string());
+  draw([&] {
+    const auto svg =
+        write_measured_timeline(rank_, schedule, last_program_, RunDirectory(config_.run.dir).traces(), step + 1);
+    if (rank_.is_main()) logger_.info("the pipeline's timeline is in " + svg.string());
+  });
 }
 
 void Trainer::train(const StopSignal& stop) {

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <chrono>
 #include <deque>
+#include <functional>
 #include <memory>
 
 #include "checkpoint/saver.h"
@@ -59,6 +60,7 @@ class Trainer {
   void launch_step(Loader& loader, int64_t step, const StopSignal& stop);
   StepMetrics finish_step(double peak);  // of the oldest step in flight
   void report(StepMetrics metrics);
+  void draw(const std::function<void()>& work);
   void finish_trace(Profiler& profiler);
   void draw_timeline(int64_t step);  // of the last finished step
   [[noreturn]] void fail_not_finite(const std::vector<HostMicrobatch>& microbatches, int64_t step);

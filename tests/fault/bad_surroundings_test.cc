@@ -205,6 +205,17 @@ TEST_F(BadSurroundings, DiskThatBecomesReadOnly) {
   EXPECT_NE(again.err.find("continuing from " + *kept), std::string::npos) << again.err;
 }
 
+TEST_F(BadSurroundings, TracesThatCannotBeWritten) {
+  fs::create_directories(run_dir());
+  write_file(run_dir() + "/traces", "a file");
+  const ProgramResult result =
+      train(2, "--set profile.start=2 --set parallel.pipeline=2 --set checkpoint.every=2 --set parallel.zero=0");
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_EQ(count_of(result.err, "error: "), 0) << result.err;
+  EXPECT_EQ(count_of(result.err, "warning: "), 2) << "a trace and a timeline: " << result.err;
+  EXPECT_EQ(latest_checkpoint(run_dir()), checkpoint(4));
+}
+
 TEST_F(BadSurroundings, VanishedShard) {
   const StateHashes expected = undisturbed(2);
   ASSERT_EQ(train(2, "--set run.steps=3").exit_code, 0);
