@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <mutex>
 #include <thread>
+#include <vector>
 
 #include "core/device/cuda/cuda_device.h"
 #include "core/error.h"
@@ -59,12 +60,20 @@ RankContext::RankContext(const Config& config, Communicator& world, LocalPlace p
   tensor_ = TensorGroup(groups_->of({Axis::tensor}), config.parallel.sequence, config.parallel.overlap_tensor);
 }
 
-int default_threads(int local_size) {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  const int cores = ::sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
-  return std::max(1, cores / std::max(1, local_size));
+namespace {
+
+// The kernel refuses a set smaller than its own, and says not how large that is.
+int usable_cores() {
+  for (size_t bytes = sizeof(cpu_set_t); bytes <= 1024 * sizeof(cpu_set_t); bytes *= 2) {
+    std::vector<cpu_set_t> set(bytes / sizeof(cpu_set_t));
+    if (::sched_getaffinity(0, bytes, set.data()) == 0) return CPU_COUNT_S(bytes, set.data());
+  }
+  return 1;
 }
+
+}  // namespace
+
+int default_threads(int local_size) { return std::max(1, usable_cores() / std::max(1, local_size)); }
 
 namespace {
 
