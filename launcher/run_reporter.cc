@@ -24,7 +24,10 @@ struct RunReporter::Files {
 
 RunReporter::RunReporter(RankContext& rank, const Config& config, Console& console, Logger& logger)
     : rank_(rank), config_(config), console_(console), directory_(config.run.dir) {
-  if (rank.is_main()) RunDirectory::create(config.run.dir);
+  if (rank.is_main()) {
+    RunDirectory::create(config.run.dir);
+    lock_.emplace(config.run.dir);
+  }
   rank.world().barrier(rank.host_stream())->wait(rank.host_stream());
   logger.open_file(directory_.log_file());
 }

@@ -41,7 +41,7 @@ int train(RankContext& rank, const Config& config, bool dry_run, std::optional<R
   try {
     trainer.run(stop);
   } catch (...) {
-    failed = trainer.status();
+    if (trainer.owns_directory()) failed = trainer.status();
     throw;
   }
   logger.info("the run is in " + config.run.dir);

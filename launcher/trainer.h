@@ -32,6 +32,8 @@ class Trainer {
 
   // How far it came, for a rank that fails while rank 0 doesn't.
   RunStatus status() const { return {.step = finished_steps_, .layout = plan_.layout}; }
+  // The run directory is this run's: it could be written, and no other run is at work in it.
+  bool owns_directory() const { return reporter_ != nullptr; }
 
  private:
   using Clock = std::chrono::steady_clock;
