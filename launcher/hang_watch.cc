@@ -162,11 +162,6 @@ HangWatch::~HangWatch() {
   if (thread_.joinable()) thread_.join();
 }
 
-void HangWatch::clear(const std::filesystem::path& directory) {
-  std::error_code ignored;
-  fs::remove_all(directory, ignored);
-}
-
 bool HangWatch::sleep(double seconds) {
   std::unique_lock lock(mutex_);
   return !ends_.wait_for(lock, std::chrono::duration<double>(seconds), [&] { return ended_; });

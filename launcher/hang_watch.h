@@ -37,9 +37,6 @@ class HangWatch {
   HangWatch(const HangWatch&) = delete;
   HangWatch& operator=(const HangWatch&) = delete;
 
-  // Removes what a hang of an earlier run left. One rank calls it before the others have a watch.
-  static void clear(const std::filesystem::path& directory);
-
  private:
   void run();
   bool sleep(double seconds);  // false: the watch ends

@@ -24,7 +24,13 @@ struct RunReporter::Files {
 
 RunReporter::RunReporter(RankContext& rank, const Config& config, Console& console, Logger& logger)
     : rank_(rank), config_(config), console_(console), directory_(config.run.dir) {
-  if (rank.is_main()) RunDirectory::create(config.run.dir);
+  if (rank.is_main()) {
+    RunDirectory::create(config.run.dir);
+    lock_.emplace(config.run.dir);
+    // What a hang of an earlier run left says nothing about this one.
+    std::error_code ignored;
+    std::filesystem::remove_all(directory_.hang(), ignored);
+  }
   rank.world().barrier(rank.host_stream())->wait(rank.host_stream());
   logger.open_file(directory_.log_file());
 }

@@ -11,6 +11,7 @@
 #include "core/metrics/log.h"
 #include "core/metrics/metrics_log.h"
 #include "core/metrics/run_directory.h"
+#include "core/metrics/run_lock.h"
 #include "launcher/rank_context.h"
 #include "launcher/run_plan.h"
 
@@ -19,7 +20,7 @@ namespace trireme {
 class RunReporter {
  public:
   // Prepares the run directory (rank 0 makes it, all meet, every rank opens log.txt). Collective over the world.
-  // MachineError where it can't be written.
+  // MachineError where it can't be written, or another run is at work in it.
   RunReporter(RankContext& rank, const Config& config, Console& console, Logger& logger);
   ~RunReporter();
 
@@ -34,6 +35,7 @@ class RunReporter {
   const Config& config_;
   Console& console_;
   RunDirectory directory_;
+  std::optional<RunLock> lock_;   // of the main rank
   std::unique_ptr<Files> files_;  // of the main rank, from `begin` on
   std::string layout_;
 };

@@ -1,7 +1,6 @@
 // `trireme train` and `trireme probe`: a configuration, the ranks, what each of them does.
 #include <unistd.h>
 
-#include <algorithm>
 #include <cstdio>
 #include <mutex>
 #include <optional>
@@ -11,7 +10,6 @@
 #include "core/metrics/log.h"
 #include "core/metrics/run_directory.h"
 #include "launcher/commands.h"
-#include "launcher/hang_watch.h"
 #include "launcher/rank_env.h"
 #include "launcher/trainer.h"
 
@@ -56,23 +54,14 @@ int train(RankContext& rank, const Config& config, bool dry_run, FailedRun& fail
   }
   std::istringstream lines(plan);
   for (std::string text; rank.is_main() && std::getline(lines, text);) console.line(text);
-  const std::filesystem::path hang = RunDirectory(config.run.dir).crash() / "hang";
-  if (rank.is_main()) HangWatch::clear(hang);
-  rank.world().barrier(rank.host_stream())->wait(rank.host_stream());
-  const HangWatch watch(rank.recorder(),
-                        {.timeout = config.run.hang_timeout,
-                         .directory = hang,
-                         .world_size = rank.world_size(),
-                         .answer_seconds = std::min(10.0, config.run.hang_timeout)},
-                        [&](const std::string& message) {
-                          failed.set(trainer.status());
-                          rank.end_program()(ExitCode::peer, message);
-                        });
   const StopSignal stop;
   try {
-    trainer.run(stop);
+    trainer.run(stop, [&](const std::string& message) {
+      failed.set(trainer.status());
+      rank.end_program()(ExitCode::peer, message);
+    });
   } catch (...) {
-    failed.set(trainer.status());
+    if (trainer.owns_directory()) failed.set(trainer.status());
     throw;
   }
   logger.info("the run is in " + config.run.dir);

@@ -175,8 +175,16 @@ void Trainer::fail_not_finite(const std::vector<HostMicrobatch>& microbatches, i
        .hint = "a lower optimizer.lr, a longer warm-up or precision.compute: fp32; nothing of this step was saved"});
 }
 
-void Trainer::run(const StopSignal& stop) {
+void Trainer::run(const StopSignal& stop, const HangWatch::Speak& on_hang) {
   reporter_ = std::make_unique<RunReporter>(rank_, config_, console_, logger_);
+  std::optional<HangWatch> watch;
+  if (on_hang) {
+    const HangWatch::Options options{.timeout = config_.run.hang_timeout,
+                                     .directory = RunDirectory(config_.run.dir).hang(),
+                                     .world_size = rank_.world_size(),
+                                     .answer_seconds = std::min(10.0, config_.run.hang_timeout)};
+    watch.emplace(rank_.recorder(), options, on_hang);
+  }
   try {
     train(stop);
   } catch (const Error& error) {

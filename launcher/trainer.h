@@ -11,6 +11,7 @@
 #include "core/config/config.h"
 #include "core/data/dataset.h"
 #include "core/data/loader.h"
+#include "launcher/hang_watch.h"
 #include "launcher/profiler.h"
 #include "launcher/rank_context.h"
 #include "launcher/rank_model.h"
@@ -30,10 +31,13 @@ class Trainer {
 
   // From the newest checkpoint (or the beginning) to run.steps, or until a stop signal. Collective over the world.
   // NumbersError on a loss or norm that isn't finite; nothing is saved then. What rank 0 throws stands in status.json.
-  void run(const StopSignal& stop);
+  // `on_hang`: what a rank says when the run stands still (HangWatch); none: nobody watches.
+  void run(const StopSignal& stop, const HangWatch::Speak& on_hang = {});
 
   // How far it came, for a rank that fails while rank 0 doesn't. Any thread may ask.
   RunStatus status() const { return {.step = finished_steps_, .layout = plan_.layout}; }
+  // The run directory is this run's: it could be written, and no other run is at work in it.
+  bool owns_directory() const { return reporter_ != nullptr; }
 
  private:
   using Clock = std::chrono::steady_clock;

@@ -38,6 +38,7 @@ class RunDirectory {
   std::filesystem::path checkpoints() const { return path_ / "checkpoints"; }
   std::filesystem::path traces() const { return path_ / "traces"; }
   std::filesystem::path crash() const { return path_ / "crash"; }
+  std::filesystem::path hang() const { return crash() / "hang"; }  // HangWatch
 
   // A file of its own in crash() for a rank that ends the run: `report` with time, host and process above it.
   void write_crash(int rank, const std::string& report) const;

@@ -186,6 +186,30 @@ TEST(BpeTokenizer, NoCutInsideAWord) {
   }));
 }
 
+// The ids are those of `tokenizers` 0.23: what a token took, another one that strips both sides doesn't get again.
+TEST(BpeTokenizer, TokensOfWhiteSpaceThatOthersTook) {
+  const auto ids_of = [](bool lstrip, bool rstrip, const std::string& text) {
+    const auto tokenizer = changed("gpt2", [&](json& file) {
+      json token = file["added_tokens"][0];
+      token["content"] = "\n\n";
+      token["normalized"] = false;
+      token["lstrip"] = lstrip;
+      token["rstrip"] = rstrip;
+      token["id"] = file["model"]["vocab"].size();
+      file["added_tokens"] = {token};
+    });
+    std::vector<int32_t> ids = encode(*tokenizer, text);
+    for (int32_t& id : ids) id = id + 1 == tokenizer->vocab_size() ? -1 : id;
+    return ids;
+  };
+  const int32_t a = encode(*golden_tokenizer("gpt2"), "a").at(0);
+  const int32_t line = encode(*golden_tokenizer("gpt2"), "\n").at(0);
+  EXPECT_EQ(ids_of(true, true, "a\n\n\n\n\n\na"), (std::vector<int32_t>{a, -1, a}));
+  EXPECT_EQ(ids_of(true, true, "\n\n\n"), (std::vector<int32_t>{-1}));
+  EXPECT_EQ(ids_of(false, true, "a\n\n\n\na"), (std::vector<int32_t>{a, -1, -1, a}));
+  EXPECT_EQ(ids_of(true, false, "a\n\n\n\n\na"), (std::vector<int32_t>{a, -1, -1, line, a}));
+}
+
 TEST(BpeWordCache, OtherWordsInTheSamePlace) {
   bpe::WordCache cache;
   const std::vector<int32_t> ids = {4, 5};

@@ -1,8 +1,11 @@
 // The files of a run directory, the log and the progress line.
 #include <gtest/gtest.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cmath>
+#include <csignal>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -15,6 +18,7 @@
 #include "core/metrics/metrics_log.h"
 #include "core/metrics/progress.h"
 #include "core/metrics/run_directory.h"
+#include "core/metrics/run_lock.h"
 #include "core/metrics/tensorboard.h"
 
 namespace trireme {
@@ -146,6 +150,38 @@ TEST_F(Metrics, UnwritableRunDirectoryIsNamed) {
   // No one can make files in /proc, not even root.
   const std::string text = message([] { RunDirectory::create("/proc/trireme-run"); });
   EXPECT_NE(text.find("at /proc/trireme-run"), std::string::npos) << text;
+}
+
+TEST_F(Metrics, OneRunInARunDirectory) {
+  using std::chrono::milliseconds;
+  {
+    const RunLock first(dir_);
+    const std::string text = message([&] { RunLock(dir_, milliseconds(0)); });
+    EXPECT_NE(text.find("another run is at work"), std::string::npos) << text;
+    EXPECT_NE(text.find("process " + std::to_string(::getpid()) + " on " + host_name()), std::string::npos) << text;
+    EXPECT_NE(text.find(dir_.string()), std::string::npos) << text;
+    EXPECT_NE(message([&] { RunLock(dir_, milliseconds(120)); }), "") << "a refusal took nothing away";
+  }
+  const RunLock second(dir_, milliseconds(0));
+}
+
+// What a killed run leaves is no lock.
+TEST_F(Metrics, ARunThatWasKilledLocksNothing) {
+  int ready[2];
+  ASSERT_EQ(::pipe(ready), 0);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    const RunLock lock(dir_);
+    if (::write(ready[1], "x", 1) == 1) ::pause();
+    ::_exit(1);
+  }
+  char byte = 0;
+  ASSERT_EQ(::read(ready[0], &byte, 1), 1);
+  EXPECT_NE(message([&] { RunLock(dir_, std::chrono::milliseconds(0)); }).find(std::to_string(child)),
+            std::string::npos);
+  ::kill(child, SIGKILL);
+  ::waitpid(child, nullptr, 0);
+  const RunLock lock(dir_, std::chrono::milliseconds(0));
 }
 
 // ---- TensorBoard ----

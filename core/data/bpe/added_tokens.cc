@@ -80,7 +80,8 @@ void AddedTokens::split(std::string_view text, const std::function<void(std::str
     if (added.lstrip) begin = std::max(done, trimmed_end(text.substr(0, begin)));
     if (added.rstrip) end += leading_space(text.substr(end));
     if (done < begin) text_part(text.substr(done, begin - done));
-    token(added.id);
+    // One of white space may lie within what the token before it took, and then it isn't there.
+    if (begin < end) token(added.id);
     done = end;
   }
   if (done < text.size()) text_part(text.substr(done));
