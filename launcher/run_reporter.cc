@@ -1,6 +1,7 @@
 #include "launcher/run_reporter.h"
 
 #include <chrono>
+#include <deque>
 
 #include "core/config/load.h"
 #include "core/metrics/progress.h"
@@ -9,6 +10,8 @@
 namespace trireme {
 
 namespace {
+
+constexpr std::chrono::seconds kStatusEvery(5);  // while it runs
 
 double now_seconds() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
@@ -20,10 +23,12 @@ struct RunReporter::Files {
   MetricsLog metrics;
   EventWriter tensorboard;
   ProgressLine progress;
+  std::deque<StepMetrics> rows = {};  // that are not written yet
+  int64_t last_row = 0;               // step of the last one in metrics.jsonl
 };
 
 RunReporter::RunReporter(RankContext& rank, const Config& config, Console& console, Logger& logger)
-    : rank_(rank), config_(config), console_(console), directory_(config.run.dir) {
+    : rank_(rank), config_(config), console_(console), logger_(logger), directory_(config.run.dir) {
   if (rank.is_main()) {
     RunDirectory::create(config.run.dir);
     lock_.emplace(config.run.dir);
@@ -44,14 +49,17 @@ void RunReporter::begin(int64_t finished_steps, const RunPlan& plan) {
   files_.reset(new Files{MetricsLog(directory_.metrics_file(), finished_steps),
                          EventWriter(directory_.tensorboard(), now_seconds(), finished_steps),
                          ProgressLine(console_, config_.run.steps, rank_.world_size())});
+  write_running(finished_steps);
+}
+
+void RunReporter::write_running(int64_t finished_steps) {
+  status_written_ = std::chrono::steady_clock::now();
   directory_.write_status({.state = RunState::running, .step = finished_steps, .layout = layout_});
 }
 
-void RunReporter::step(const StepMetrics& metrics) {
-  if (!files_) return;
-  const bool due = config_.run.log_every > 0 && metrics.step % config_.run.log_every == 0;
-  if (!due && !metrics.valid_loss) return;
-  files_->metrics.append(metrics);
+namespace {
+
+Scalars scalars_of(const StepMetrics& metrics) {
   Scalars scalars = {{"loss", static_cast<float>(metrics.loss)},
                      {"learning_rate", static_cast<float>(metrics.lr)},
                      {"grad_norm", static_cast<float>(metrics.grad_norm)},
@@ -69,13 +77,41 @@ void RunReporter::step(const StepMetrics& metrics) {
     scalars.emplace_back("dropped_fraction", static_cast<float>(metrics.experts->dropped_fraction));
   }
   if (metrics.valid_loss) scalars.emplace_back("valid_loss", static_cast<float>(*metrics.valid_loss));
-  files_->tensorboard.write(metrics.time, metrics.step, scalars);
-  files_->progress.show(metrics);
+  return scalars;
+}
+
+}  // namespace
+
+void RunReporter::step(const StepMetrics& metrics) {
+  if (!files_) return;
+  const bool due = config_.run.log_every > 0 && metrics.step % config_.run.log_every == 0;
+  if (due || metrics.valid_loss) {
+    files_->rows.push_back(metrics);
+    files_->progress.show(metrics);
+  }
+  try {
+    write_rows();
+    if (std::chrono::steady_clock::now() - status_written_ > kStatusEvery) write_running(metrics.step);
+    disk_fails_ = false;
+  } catch (const MachineError& error) {
+    if (!disk_fails_) logger_.warn(std::string(error.what()) + "; the run goes on, and its rows wait");
+    disk_fails_ = true;
+  }
+}
+
+void RunReporter::write_rows() {
+  for (; !files_->rows.empty(); files_->rows.pop_front()) {
+    const StepMetrics& row = files_->rows.front();
+    if (row.step > files_->last_row) files_->metrics.append(row);
+    files_->last_row = row.step;
+    files_->tensorboard.write(row.time, row.step, scalars_of(row));
+  }
 }
 
 void RunReporter::end(RunState state, int64_t step, const std::string& reason, int exit_code) {
   if (!files_) return;
   files_->progress.end();
+  write_rows();
   directory_.write_status({.state = state, .step = step, .reason = reason, .exit_code = exit_code, .layout = layout_});
 }
 

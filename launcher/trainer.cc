@@ -188,11 +188,20 @@ void Trainer::run(const StopSignal& stop, const HangWatch::Speak& on_hang) {
   try {
     train(stop);
   } catch (const Error& error) {
-    reporter_->end(RunState::failed, finished_steps_, error.what(), static_cast<int>(error.code()));
+    end_failed(error.code(), error.what());
     throw;
   } catch (const std::exception& error) {
-    reporter_->end(RunState::failed, finished_steps_, error.what(), static_cast<int>(ExitCode::bug));
+    end_failed(ExitCode::bug, error.what());
     throw;
+  }
+}
+
+// What went wrong first is what counts, also where the disk that it is written to is full.
+void Trainer::end_failed(ExitCode code, const std::string& message) {
+  try {
+    reporter_->end(RunState::failed, finished_steps_, message, static_cast<int>(code));
+  } catch (const MachineError& error) {
+    logger_.warn(error.what());
   }
 }
 

@@ -52,6 +52,7 @@ class Trainer {
   };
 
   void train(const StopSignal& stop);
+  void end_failed(ExitCode code, const std::string& message);
   int64_t prepare();  // builds the model, loads its state; returns the finished steps
   std::vector<HostBatch> next_batches(Loader& loader, int64_t step) const;
   double evaluate();

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <filesystem>
 #include <functional>
+#include <sstream>
 #include <thread>
 
 #include "checkpoint/directory.h"
@@ -175,6 +176,36 @@ TEST_F(BadSurroundings, SpaceThatComesBack) {
   victim->signal(SIGTERM);
   EXPECT_EQ(victim->end(), 0) << read_file(dir_ / "log");
   EXPECT_EQ(CheckpointReader::verify(*latest_checkpoint(run_dir())), std::vector<std::string>{});
+}
+
+// The disk of the run directory is full for a while: the run goes on, and no row is missing in the end.
+TEST_F(BadSurroundings, RowsWaitForSpace) {
+  const SmallDisk disk(run_dir(), "4m");
+  NEEDS_MOUNT(disk);
+  Victim victim({"train", dir_ / "config.yaml", "--set", "run.steps=10000000", "--set", "checkpoint.every=0"}, 1,
+                dir_.path(), dir_ / "log");
+  const std::string metrics = run_dir() + "/metrics.jsonl";
+  const auto said = [&](const std::string& text) { return read_file(dir_ / "log").find(text) != std::string::npos; };
+  wait_until([&] { return count_of(read_file(metrics), "\"step\"") > 3; }, victim);
+  const std::string filler_path = run_dir() + "/filler";
+  wait_until(
+      [&] {
+        std::ofstream(filler_path, std::ios::binary | std::ios::app) << std::string(4096, 'x');
+        return said("its rows wait");
+      },
+      victim);
+  EXPECT_TRUE(said("No space left on device"));
+  const int rows = count_of(read_file(metrics), "\"step\"");
+  fs::remove(filler_path);
+  wait_until([&] { return count_of(read_file(metrics), "\"step\"") > rows; }, victim);
+  victim.signal(SIGTERM);
+  EXPECT_EQ(victim.end(), 0) << read_file(dir_ / "log");
+  std::istringstream lines(read_file(metrics));
+  int64_t step = 0;
+  for (std::string line; std::getline(lines, line);) {
+    ASSERT_TRUE(line.starts_with("{\"step\":" + std::to_string(++step) + ",")) << line;
+  }
+  EXPECT_GT(step, rows);
 }
 
 // The disk becomes read-only while the run is under way, as after an error of the disk. The stop that asks for a last save
