@@ -87,6 +87,26 @@ TEST(BpeRefusals, WhatIsBroken) {
   for (const Case& c : cases) error_of<DataError>("llama3", c);
 }
 
+// The package takes one of the two by an order of its own.
+TEST(BpeRefusals, AddedTokensThatAreOneAfterNfc) {
+  const TempDir dir;
+  json file = json::parse(read_file(bpe_golden("qwen/tokenizer.json")));
+  json token = file["added_tokens"].back();
+  token["normalized"] = true;
+  for (const char* content : {"cr\u00e8me", "cre\u0300me"}) {
+    token["id"] = file["added_tokens"].back()["id"].get<int>() + 1;
+    token["content"] = content;
+    file["added_tokens"].push_back(token);
+  }
+  write_file(dir / "tokenizer.json", file.dump());
+  const std::string message = message_of<ConfigError>([&] { make_tokenizer(dir.path()); });
+  EXPECT_CONTAINS(message, "differ after NFC");
+  EXPECT_CONTAINS(message, "tokenizer.json: added_tokens");
+  file["normalizer"] = nullptr;
+  write_file(dir / "tokenizer.json", file.dump());
+  make_tokenizer(dir.path());
+}
+
 TEST(BpeRefusals, FilesThatAreNone) {
   const TempDir dir;
   for (const char* text : {"[]", "{", "not json", "null"}) {

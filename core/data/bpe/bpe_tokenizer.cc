@@ -19,7 +19,7 @@ namespace trireme::bpe {
 
 namespace {
 
-// The added tokens of one pass, special ones first: of two with the same content the first wins.
+// The added tokens of one pass, special ones first.
 std::vector<AddedToken> pass(const TokenizerJson& json, bool normalized) {
   std::vector<AddedToken> tokens;
   for (const bool special : {true, false}) {
@@ -29,7 +29,18 @@ std::vector<AddedToken> pass(const TokenizerJson& json, bool normalized) {
   }
   if (normalized && json.nfc) {
     std::string buffer;
-    for (AddedToken& token : tokens) token.content = std::string(nfc(token.content, buffer));
+    std::map<std::string, std::string> seen;  // as it is looked for, as it stands in the file
+    for (AddedToken& token : tokens) {
+      const std::string found(nfc(token.content, buffer));
+      const auto [other, is_new] = seen.emplace(found, token.content);
+      if (!is_new) {
+        throw ConfigError({.what = "the tokenizer asks for what isn't built",
+                           .expected = "added tokens that differ after NFC",
+                           .found = "\"" + other->second + "\" and \"" + token.content + "\"",
+                           .where = json.path + ": added_tokens"});
+      }
+      token.content = found;
+    }
   }
   return tokens;
 }
