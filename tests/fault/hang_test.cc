@@ -52,7 +52,7 @@ TEST_F(Hang, TheStoppedRankIsNamed) {
   // What an earlier run left says nothing about this one.
   fs::create_directories(run_dir() + "/crash/hang");
   {
-    Victim victim(command(1000000, "3s"), kRanks, dir_ / "scratch", log());
+    Victim victim(command(1000000, "6s"), kRanks, dir_ / "scratch", log());
     while (victim.alive() && !latest_checkpoint(run_dir())) std::this_thread::sleep_for(std::chrono::milliseconds(20));
     for (const pid_t process : victim.ranks()) {
       if (is_rank(process, kStopped)) ::kill(process, SIGSTOP);
