@@ -17,11 +17,23 @@ int64_t number_in(const fs::path& path) {
   return file >> value ? value : -1;
 }
 
-// One of the two versions of control groups: where the groups are, and the files of each.
+// The number behind `name` in a file of lines with a name and a number each; 0 where there is none.
+int64_t number_of(const std::string& name, const fs::path& path) {
+  std::ifstream file(path);
+  int64_t value = 0;
+  for (std::string key; file >> key >> value;) {
+    if (key == name) return value;
+  }
+  return 0;
+}
+
+// One of the two versions of control groups: where the groups are, the files of each, and what memory.stat calls copies of
+// files that the kernel drops first.
 struct Version {
   fs::path groups;
   const char* limit;
   const char* used;
+  const char* droppable;
 };
 
 // The least that is left in the group and in those above it. A container may show its own group as the topmost.
@@ -30,7 +42,7 @@ void limit_by_group(const Version& version, const std::string& group, int64_t& a
   while (true) {
     const fs::path directory = at.empty() ? version.groups : version.groups / at;
     const int64_t limit = number_in(directory / version.limit);
-    const int64_t used = number_in(directory / version.used);
+    const int64_t used = number_in(directory / version.used) - number_of(version.droppable, directory / "memory.stat");
     if (limit >= 0 && used >= 0) available = std::min(available, std::max<int64_t>(0, limit - used));
     if (at.empty()) return;
     at = at.parent_path();
@@ -46,8 +58,9 @@ int64_t available_host_bytes(const fs::path& root) {
     int64_t kib = 0;
     if (key == "MemAvailable:" && meminfo >> kib) available = kib * 1024;
   }
-  const Version second{root / "sys/fs/cgroup", "memory.max", "memory.current"};
-  const Version first{root / "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"};
+  const Version second{root / "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"};
+  const Version first{root / "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes",
+                      "total_inactive_file"};
   // "0::/GROUP" of version 2, "8:memory:/GROUP" of version 1.
   std::ifstream groups(root / "proc/self/cgroup");
   for (std::string line; std::getline(groups, line);) {
