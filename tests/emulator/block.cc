@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "tests/emulator/emulator.h"
 #include "tests/emulator/memory.h"
 #include "tests/emulator/poison.h"
 #include "tests/emulator/race.h"
@@ -16,7 +17,6 @@ namespace emulator {
 
 namespace {
 
-constexpr size_t kMostSharedBytes = 227 << 10;
 constexpr size_t kGuardBytes = 64;  // before and behind dynamic shared memory, to see that nobody writes there
 
 // So that what a block does depends on nothing but the seed and its number. Never 0.

@@ -35,7 +35,7 @@ cudaDeviceProp properties_of(int device) {
   std::snprintf(p.name, sizeof p.name, "Emulated GPU");
   p.totalGlobalMem = static_cast<size_t>(settings().memory_limit);
   p.sharedMemPerBlock = 48 << 10;
-  p.sharedMemPerBlockOptin = 227 << 10;
+  p.sharedMemPerBlockOptin = static_cast<size_t>(settings().shared_limit);
   p.sharedMemPerMultiprocessor = 228 << 10;
   p.reservedSharedMemPerBlock = 1 << 10;
   p.regsPerBlock = 65536;

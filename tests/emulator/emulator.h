@@ -2,7 +2,8 @@
 // while no stream has work. Without any call the emulator has no device, so that programs stay CPU programs.
 //
 // For whole programs the environment gives first values: TRIREME_EMULATED_GPUS=N, TRIREME_EMULATOR_MEMORY=MiB,
-// TRIREME_EMULATOR_ORDER=forward|reversed|SEED, TRIREME_EMULATOR_WORKERS=N, TRIREME_EMULATOR_RACES=streams|blocks.
+// TRIREME_EMULATOR_SHARED=KiB, TRIREME_EMULATOR_ORDER=forward|reversed|SEED, TRIREME_EMULATOR_WORKERS=N,
+// TRIREME_EMULATOR_RACES=streams|blocks.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -21,6 +22,9 @@ void set_num_devices(int count);
 void set_driver_version(int version);
 // Of each device, 4 GiB at first. More is cudaErrorMemoryAllocation.
 void set_memory_limit(int64_t bytes);
+// Shared memory that a block can ask for, at most and at first 227 KiB, as on sm_90; 99 KiB on sm_86, sm_89 and sm_120.
+inline constexpr int kMostSharedBytes = 227 << 10;
+void set_shared_limit(int bytes);
 
 // Kernels
 // The order in which the blocks of a grid, and the threads of a block between two barriers, run.

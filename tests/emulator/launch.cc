@@ -13,7 +13,6 @@ namespace emulator {
 
 namespace {
 
-constexpr int kMostSharedBytes = 227 << 10;
 constexpr int kMostStaticBytes = 48 << 10;
 
 class Launch final : public Operation {
@@ -56,7 +55,7 @@ cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, const B
     if (error != cudaSuccess) return error;
     const KernelInfo& info = kernel_info(kernel);
     if (config.dynamicSmemBytes > static_cast<size_t>(info.max_dynamic_bytes.load()) ||
-        config.dynamicSmemBytes + info.static_bytes > kMostSharedBytes) {
+        config.dynamicSmemBytes + info.static_bytes > static_cast<size_t>(settings().shared_limit)) {
       return cudaErrorInvalidValue;
     }
     if (info.static_bytes > kMostStaticBytes) {  // nvcc would have refused to compile it
@@ -81,7 +80,7 @@ extern "C" cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribut
     if (attribute == cudaFuncAttributePreferredSharedMemoryCarveout) return cudaSuccess;
     if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaErrorInvalidValue;
     emulator::KernelInfo& info = emulator::kernel_info(kernel);
-    if (value < 0 || value > emulator::kMostSharedBytes - static_cast<int>(info.static_bytes)) {
+    if (value < 0 || value > emulator::settings().shared_limit - static_cast<int>(info.static_bytes)) {
       return cudaErrorInvalidValue;
     }
     info.max_dynamic_bytes.store(value);

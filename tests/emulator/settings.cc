@@ -29,6 +29,8 @@ Settings* read_environment() {
   auto* s = new Settings;
   s->num_devices = static_cast<int>(std::min<int64_t>(read_number("TRIREME_EMULATED_GPUS", 0), kMaxDevices));
   s->memory_limit = read_number("TRIREME_EMULATOR_MEMORY", s->memory_limit >> 20) << 20;
+  s->shared_limit =
+      static_cast<int>(std::min<int64_t>(read_number("TRIREME_EMULATOR_SHARED", 227) << 10, kMostSharedBytes));
   s->num_workers = static_cast<int>(std::clamp<int64_t>(read_number("TRIREME_EMULATOR_WORKERS", 2), 1, 2));
   if (const char* order = std::getenv("TRIREME_EMULATOR_ORDER"); order != nullptr && *order != 0) {
     if (std::strcmp(order, "reversed") == 0) {
@@ -96,6 +98,7 @@ void report_stall(const std::string& message) {
 void set_num_devices(int count) { settings().num_devices = std::clamp(count, 0, kMaxDevices); }
 void set_driver_version(int version) { settings().driver_version = version; }
 void set_memory_limit(int64_t bytes) { settings().memory_limit = bytes; }
+void set_shared_limit(int bytes) { settings().shared_limit = std::min(bytes, kMostSharedBytes); }
 void set_order(Order order, uint64_t seed) {
   settings().order = order;
   settings().seed = seed;

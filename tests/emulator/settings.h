@@ -13,6 +13,7 @@ struct Settings {
   std::atomic<int> num_devices{0};
   std::atomic<int> driver_version{-1};  // -1: 13000 where there are devices, else none
   std::atomic<int64_t> memory_limit{int64_t{4} << 30};
+  std::atomic<int> shared_limit{kMostSharedBytes};
   std::atomic<Order> order{Order::forward};
   std::atomic<uint64_t> seed{1};
   std::atomic<int> num_workers{2};

@@ -336,12 +336,28 @@ Call<T> make_call(const ops::AttentionShape& shape, const Tensor& qkv, const Ten
   return call;
 }
 
-// Calls f.template operator()<R, kChunks>() with the tiles for a head dim.
+// Dynamic shared memory that a block can ask for: 227 KiB on an H200, 163 KiB on an A100, 99 KiB on an RTX 4090.
+struct SharedLimit {
+  explicit SharedLimit(CudaStream& stream) {
+    check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, stream.device().index),
+          "read how much shared memory a block can have");
+  }
+  int bytes = 0;
+};
+
+int64_t shared_bytes(int64_t num_tiles, int64_t rows, int64_t stride, int64_t num_statistics) {
+  return (num_tiles * rows * stride + rows * (rows + kPad) + num_statistics * rows) * 4;
+}
+
+// Calls f.template operator()<R, kChunks>() with the tiles for a head dim, smaller ones where the backward pass would need
+// more shared memory than there is.
 template <class F>
-void with_tiles(int64_t head_dim, F&& f) {
+void with_tiles(Stream& stream, int64_t head_dim, int stride, F&& f) {
+  const int limit = as_cuda(stream).resource<SharedLimit>().bytes;
+  const auto fits = [&](int64_t rows) { return shared_bytes(4, rows, stride, 3) <= limit; };
   if (head_dim <= 64) return f.template operator()<4, 1>();
-  if (head_dim <= 128) return f.template operator()<4, 2>();
-  f.template operator()<2, 4>();
+  if (head_dim <= 128) return fits(4 * kSide) ? f.template operator()<4, 2>() : f.template operator()<2, 2>();
+  return fits(2 * kSide) ? f.template operator()<2, 4>() : f.template operator()<1, 4>();
 }
 
 template <class T>
@@ -351,17 +367,13 @@ bool vector_access(int64_t head_dim, std::initializer_list<const T*> pointers) {
   return possible;
 }
 
-int64_t shared_bytes(int64_t num_tiles, int64_t rows, int64_t stride, int64_t num_statistics) {
-  return (num_tiles * rows * stride + rows * (rows + kPad) + num_statistics * rows) * 4;
-}
-
 template <class T>
 void forward(Stream& stream, const ops::AttentionShape& shape, const Tensor& qkv, const Tensor& document_start,
              Tensor& out, Tensor& lse) {
   Call<T> call = make_call<T>(shape, qkv, document_start, lse);
   call.written = out.data<T>();
   call.vector = vector_access<T>(shape.head_dim, {call.qkv, call.written});
-  with_tiles(shape.head_dim, [&]<int R, int kChunks>() {
+  with_tiles(stream, shape.head_dim, call.stride, [&]<int R, int kChunks>() {
     constexpr int64_t kRows = R * kSide;
     const dim3 grid(grid_size(ceil_div(shape.sequence, kRows)), grid_size(shape.num_heads), grid_size(shape.batch));
     launch(stream, grid, kAttentionThreads, shared_bytes(3, kRows, call.stride, 0), forward_kernel<T, R, kChunks>,
@@ -383,7 +395,7 @@ void backward(Stream& stream, const ops::AttentionShape& shape, const Tensor& qk
   const int64_t count = delta.numel();
   launch(stream, grid_size(ceil_div(count, kAttentionThreads / kWarp)), kAttentionThreads, 0, delta_kernel<T>, call,
          count, delta.data<float>());
-  with_tiles(shape.head_dim, [&]<int R, int kChunks>() {
+  with_tiles(stream, shape.head_dim, call.stride, [&]<int R, int kChunks>() {
     constexpr int64_t kRows = R * kSide;
     const unsigned tiles = grid_size(ceil_div(shape.sequence, kRows));
     launch(stream, dim3(tiles, grid_size(shape.num_heads), grid_size(shape.batch)), kAttentionThreads,
