@@ -43,6 +43,18 @@ void launch(Stream& stream, dim3 grid, dim3 block, int64_t shared_bytes, void (*
   check(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...), "launch a kernel");
 }
 
+// Static and dynamic shared memory that a block can ask for: 227 KiB on an H200, 163 KiB on an A100, 99 KiB on an RTX 4090.
+inline int64_t most_shared_bytes(Stream& stream) {
+  struct Limit {
+    explicit Limit(CudaStream& on) {
+      check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, on.device().index),
+            "read how much shared memory a block can have");
+    }
+    int bytes = 0;
+  };
+  return as_cuda(stream).resource<Limit>().bytes;
+}
+
 inline int64_t ceil_div(int64_t n, int64_t unit) { return (n + unit - 1) / unit; }
 
 // A grid's size from a number of blocks.

@@ -336,15 +336,6 @@ Call<T> make_call(const ops::AttentionShape& shape, const Tensor& qkv, const Ten
   return call;
 }
 
-// Dynamic shared memory that a block can ask for: 227 KiB on an H200, 163 KiB on an A100, 99 KiB on an RTX 4090.
-struct SharedLimit {
-  explicit SharedLimit(CudaStream& stream) {
-    check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, stream.device().index),
-          "read how much shared memory a block can have");
-  }
-  int bytes = 0;
-};
-
 int64_t shared_bytes(int64_t num_tiles, int64_t rows, int64_t stride, int64_t num_statistics) {
   return (num_tiles * rows * stride + rows * (rows + kPad) + num_statistics * rows) * 4;
 }
@@ -353,8 +344,7 @@ int64_t shared_bytes(int64_t num_tiles, int64_t rows, int64_t stride, int64_t nu
 // more shared memory than there is.
 template <class F>
 void with_tiles(Stream& stream, int64_t head_dim, int stride, F&& f) {
-  const int limit = as_cuda(stream).resource<SharedLimit>().bytes;
-  const auto fits = [&](int64_t rows) { return shared_bytes(4, rows, stride, 3) <= limit; };
+  const auto fits = [&](int64_t rows) { return shared_bytes(4, rows, stride, 3) <= most_shared_bytes(stream); };
   if (head_dim <= 64) return f.template operator()<4, 1>();
   if (head_dim <= 128) return fits(4 * kSide) ? f.template operator()<4, 2>() : f.template operator()<2, 2>();
   return fits(2 * kSide) ? f.template operator()<2, 4>() : f.template operator()<1, 4>();

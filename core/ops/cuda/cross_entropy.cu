@@ -18,8 +18,9 @@ namespace {
 // gradient. The front of the row waits in shared memory for that; what doesn't fit comes from the L2 cache, where the
 // rows of all multiprocessors together have room for it.
 constexpr int kMostThreads = 1024;
-constexpr int64_t kCacheBytes = 160 << 10;  // what every GPU that we build for gives to one block
-constexpr int kUnroll = 4;                  // vectors that a thread has under way
+constexpr int64_t kMostCacheBytes = 160 << 10;
+constexpr int64_t kOtherSharedBytes = 3 << 10;  // what else the block keeps in shared memory, and more
+constexpr int kUnroll = 4;                      // vectors that a thread has under way
 
 // `dlogits` is null in evaluation.
 template <class TIn, class TOut>
@@ -315,7 +316,10 @@ int64_t threads_of_row(int64_t columns) {
 template <class TIn, class TOut>
 void launch_rows(Stream& stream, Rows<TIn, TOut> rows) {
   const int64_t vectors = rows.columns / kVector<TIn>;
-  if (rows.dlogits != nullptr) rows.cached_vectors = std::min(vectors, kCacheBytes / 16);
+  if (rows.dlogits != nullptr) {
+    rows.cached_vectors =
+        std::min(vectors, std::min(kMostCacheBytes, most_shared_bytes(stream) - kOtherSharedBytes) / 16);
+  }
   const int64_t threads = threads_of_row<TIn>(rows.columns);
   launch(stream, grid_size(rows.rows), static_cast<unsigned>(threads), rows.cached_vectors * 16,
          cross_entropy_rows<TIn, TOut>, rows);
