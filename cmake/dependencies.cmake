@@ -48,8 +48,3 @@ trireme_library(sentencepiece::sentencepiece sentencepiece_processor.h sentencep
 trireme_library(pcre2::pcre2 pcre2.h pcre2-8 libpcre2-dev)
 trireme_library(utf8proc::utf8proc utf8proc.h utf8proc libutf8proc-dev)
 trireme_library(dnnl::dnnl dnnl.hpp dnnl libdnnl-dev)
-# The serial build: our thread pool cuts a GEMM, the library computes each piece on one thread. The threaded build
-# has the same name and is what the system's links lead to, so the program keeps the folder in its run path.
-set(CMAKE_INSTALL_RPATH_USE_LINK_PATH ON)
-trireme_library(blas::serial openblas-serial/cblas.h openblas libopenblas-serial-dev
-  PATHS /usr/lib/x86_64-linux-gnu/openblas-serial /usr/include/x86_64-linux-gnu)

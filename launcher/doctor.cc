@@ -1,7 +1,6 @@
 // `trireme doctor`: what this machine has, what is missing, and which Debian package brings it.
 #include <dnnl.h>
 #include <mpi.h>
-#include <openblas-serial/cblas.h>
 #include <sched.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -20,6 +19,7 @@
 #include "core/error.h"
 #include "core/metrics/format.h"
 #include "core/metrics/run_directory.h"
+#include "core/ops/cpu/gemm_backend.h"
 #include "launcher/commands.h"
 #include "launcher/launch.h"
 #include "launcher/rank_env.h"
@@ -122,7 +122,9 @@ void report_libraries(Report& report) {
   const dnnl_version_t* dnnl = dnnl_version();
   report.line(Health::good, "oneDNN",
               std::to_string(dnnl->major) + "." + std::to_string(dnnl->minor) + "." + std::to_string(dnnl->patch));
-  report.line(Health::good, "OpenBLAS", openblas_get_config());
+  const std::string openblas = cpu::openblas_config();
+  report.line(openblas.empty() ? Health::note : Health::good, "OpenBLAS", openblas.empty() ? "missing" : openblas,
+              openblas.empty() ? "apt-get install libopenblas0-pthread (CPUs without AVX-512 use it)" : "");
 }
 
 void report_gpus(Report& report) {

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <filesystem>
 #include <thread>
 #include <vector>
@@ -153,6 +154,32 @@ TEST(Gemm, SerialCallsFromManyThreadsAgree) {
     }
     for (std::thread& thread : threads) thread.join();
     for (const Problem& problem : problems) EXPECT_TRUE(problem.c.same_bytes(expected.c));
+  }
+}
+
+// Products so small that the threads meet in whatever a library keeps for them. OpenBLAS's serial build fails it.
+TEST(Gemm, EveryBackendServesManyThreads) {
+  for (const GemmBackend backend : {GemmBackend::tile, GemmBackend::openblas, GemmBackend::onednn_sgemm,
+                                    GemmBackend::onednn_bf16, GemmBackend::onednn_matmul, GemmBackend::widen}) {
+    const bool is_bf16 = backend == GemmBackend::onednn_bf16 || backend == GemmBackend::onednn_matmul;
+    if (is_bf16 && !cpu_features().has_fast_bf16()) continue;
+    if (backend == GemmBackend::tile && !cpu_features().avx512) continue;
+    const Case what{.m = 40, .n = 48, .k = 56, .ta = Transpose::yes, .in = is_bf16 ? DType::bf16 : DType::f32};
+    Problem expected(what);
+    gemm_serial_with(backend, expected.args());
+    std::vector<Problem> problems(3, Problem(what));
+    std::atomic<int> num_wrong = 0;
+    std::vector<std::thread> threads;
+    for (Problem& problem : problems) {
+      threads.emplace_back([&] {
+        for (int i = 0; i < 10000; ++i) {
+          gemm_serial_with(backend, problem.args());
+          if (!problem.c.same_bytes(expected.c)) ++num_wrong;
+        }
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    EXPECT_EQ(num_wrong, 0) << gemm_backend_name(backend);
   }
 }
 

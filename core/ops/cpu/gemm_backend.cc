@@ -28,7 +28,7 @@ GemmBackend choose_gemm_backend(const CpuFeatures& features, const GemmArgs& arg
     return features.amx_bf16 || !to_f32 ? GemmBackend::onednn_matmul : GemmBackend::onednn_bf16;
   }
   if (!to_f32) return GemmBackend::widen;
-  if (!features.avx512) return GemmBackend::openblas;
+  if (!features.avx512) return openblas_config().empty() ? GemmBackend::onednn_sgemm : GemmBackend::openblas;
   return fits_gemm_tile(args) ? GemmBackend::tile : GemmBackend::onednn_sgemm;
 }
 

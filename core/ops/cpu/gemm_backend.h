@@ -1,7 +1,7 @@
 // Which library multiplies a rectangle, and the calls into each of them. Used by gemm.cc, tests and benchmarks.
 //
-// The rule looks at the CPU's features and the element types only, never at a clock: what a run computes must not
-// depend on a timing. The table that it was made from, GFLOP/s (oneDNN 2.6.3, OpenBLAS 0.3.21, BLIS 0.9):
+// The rule looks at the CPU's features, the element types and whether OpenBLAS is installed, never at a clock: what a
+// run computes must not depend on a timing. The table that it was made from, GFLOP/s (oneDNN 2.6.3, OpenBLAS 0.3.21, BLIS 0.9):
 //
 //   Sapphire Rapids, 2 threads, 2048^3
 //     fp32                   dnnl_sgemm 224       OpenBLAS 135    BLIS 131                    -> onednn_sgemm
@@ -25,6 +25,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "core/device/cpu_features.h"
 #include "core/ops/cpu/gemm.h"
@@ -49,11 +50,14 @@ void gemm_serial_with(GemmBackend backend, const GemmArgs& args);
 // The backends; all REQUIRE checked arguments and m, n, k >= 1.
 void gemm_tile_f32(const GemmArgs& args);
 bool fits_gemm_tile(const GemmArgs& args);  // small enough for `tile` to be the fastest
-void gemm_openblas(const GemmArgs& args);
+void gemm_openblas(const GemmArgs& args);   // REQUIRES: openblas_config() says something
 void gemm_onednn_sgemm(const GemmArgs& args);
 void gemm_onednn_bf16(const GemmArgs& args);
 void gemm_onednn_matmul(const GemmArgs& args);
 void gemm_widen(const GemmArgs& args);
+
+// What OpenBLAS says of its build; empty where none is installed that several threads may call at once.
+std::string openblas_config();
 
 // The element (row, col) of op(X), as an address.
 const void* element_of(const MatrixRef& x, int64_t row, int64_t col);
