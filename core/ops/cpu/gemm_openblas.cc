@@ -63,6 +63,7 @@ int blas_transpose(Transpose transpose) { return transpose == Transpose::yes ? k
 std::string openblas_config() { return library().config; }
 
 void gemm_openblas(const GemmArgs& args) {
+  TRIREME_CHECK(library().sgemm != nullptr, "OpenBLAS isn't installed");
   library().sgemm(kRowMajor, blas_transpose(args.a.transpose), blas_transpose(args.b.transpose), blas_int(args.m),
                   blas_int(args.n), blas_int(args.k), args.alpha, static_cast<const float*>(args.a.data),
                   blas_int(args.a.ld), static_cast<const float*>(args.b.data), blas_int(args.b.ld), args.beta,
