@@ -14,7 +14,7 @@
 
 namespace trireme::cpu {
 
-// A matrix in memory with room after each row that must stay as it is.
+// A matrix in memory with room after each row that must stay as it is, and must not be read.
 struct Matrix {
   int64_t rows, cols, ld;
   DType dtype;
@@ -60,6 +60,11 @@ struct Matrix {
       for (int64_t j = 0; j < cols; ++j) set(i, j, value);
     }
   }
+  void fill_gaps(float value) {
+    for (int64_t i = 0; i < rows; ++i) {
+      for (int64_t j = cols; j < ld; ++j) set(i, j, value);
+    }
+  }
   void* data() { return dtype == DType::f32 ? static_cast<void*>(f32.data()) : static_cast<void*>(half.data()); }
   bool same_bytes(const Matrix& other) const {
     return f32.size() == other.f32.size() && half.size() == other.half.size() &&
@@ -102,6 +107,8 @@ struct Problem {
         c(what.m, what.n, what.pad, what.out) {
     fill(a, 1);
     fill(b, 2);
+    a.fill_gaps(std::numeric_limits<float>::quiet_NaN());
+    b.fill_gaps(std::numeric_limits<float>::quiet_NaN());
     if (what.beta == 0.0f) {
       c.fill(std::numeric_limits<float>::quiet_NaN());  // must not be read
     } else {

@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <filesystem>
+#include <limits>
 #include <thread>
 #include <vector>
 
@@ -56,21 +57,29 @@ TEST(Gemm, MatchesFp64OnAllKindsShapesAndPools) {
   }
 }
 
+bool is_for_bf16(GemmBackend backend) {
+  return backend == GemmBackend::avx512_bf16 || backend == GemmBackend::onednn_matmul;
+}
+
 // Every backend that this CPU can run, not only the ones that the rule picks here.
+std::vector<GemmBackend> backends_here() {
+  std::vector<GemmBackend> backends = {GemmBackend::onednn_sgemm, GemmBackend::widen};
+  if (!openblas_config().empty()) backends.push_back(GemmBackend::openblas);
+  if (cpu_features().avx512) backends.push_back(GemmBackend::tile);
+  if (cpu_features().avx512_bf16) backends.push_back(GemmBackend::avx512_bf16);
+  if (cpu_features().has_fast_bf16()) backends.push_back(GemmBackend::onednn_matmul);
+  return backends;
+}
+
 TEST(Gemm, EveryBackendMatchesFp64) {
-  for (const GemmBackend backend : {GemmBackend::tile, GemmBackend::openblas, GemmBackend::onednn_sgemm,
-                                    GemmBackend::onednn_bf16, GemmBackend::onednn_matmul, GemmBackend::widen}) {
-    const bool needs_bf16 = backend == GemmBackend::onednn_bf16 || backend == GemmBackend::onednn_matmul;
+  for (const GemmBackend backend : backends_here()) {
+    const bool needs_bf16 = is_for_bf16(backend);
     const bool needs_f32 = !needs_bf16 && backend != GemmBackend::widen;
-    if (needs_bf16 && !cpu_features().has_fast_bf16()) continue;
-    if (backend == GemmBackend::tile && !cpu_features().avx512) continue;
-    if (backend == GemmBackend::openblas && openblas_config().empty()) continue;  // not installed
     for (const auto& shape : kShapes) {
       for (const Case& what : all_kinds(shape[0], shape[1], shape[2], 3)) {
         const bool is_f32 = what.in == DType::f32 && what.out == DType::f32;
         if (needs_f32 && !is_f32) continue;
         if (needs_bf16 && what.in != DType::bf16) continue;
-        if (backend == GemmBackend::onednn_bf16 && what.out != DType::f32) continue;
         Problem problem(what);
         const Matrix before = problem.c;
         gemm_serial_with(backend, problem.args());
@@ -79,6 +88,34 @@ TEST(Gemm, EveryBackendMatchesFp64) {
         if (HasFatalFailure()) return;
       }
     }
+  }
+}
+
+// More than one block of every dimension, and of each alone, in our own kernel for bf16.
+TEST(Gemm, ManyBlocksMatchFp64) {
+  for (const auto& shape : std::vector<std::vector<int64_t>>{{1030, 9, 2101}, {9, 1030, 1040}, {1700, 50, 60}}) {
+    for (Case what : all_kinds(shape[0], shape[1], shape[2], 1)) {
+      if (what.in != DType::bf16) continue;
+      Problem problem(what);
+      const Matrix before = problem.c;
+      gemm_serial(problem.args());
+      problem.expect_right(before);
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+// Packed operands of an earlier product lie in the memory that the next one packs into.
+TEST(Gemm, NaNsOfAnEarlierProductAreGone) {
+  for (const Transpose ta : {Transpose::no, Transpose::yes}) {
+    Problem broken({.m = 40, .n = 50, .k = 64, .ta = Transpose::yes, .in = DType::bf16});
+    broken.a.fill(std::numeric_limits<float>::quiet_NaN());
+    broken.b.fill(std::numeric_limits<float>::quiet_NaN());
+    gemm_serial(broken.args());
+    Problem problem({.m = 37, .n = 43, .k = 33, .ta = ta, .in = DType::bf16});
+    const Matrix before = problem.c;
+    gemm_serial(problem.args());
+    problem.expect_right(before);
   }
 }
 
@@ -160,13 +197,9 @@ TEST(Gemm, SerialCallsFromManyThreadsAgree) {
 
 // Products so small that the threads meet in whatever a library keeps for them. OpenBLAS's serial build fails it.
 TEST(Gemm, EveryBackendServesManyThreads) {
-  for (const GemmBackend backend : {GemmBackend::tile, GemmBackend::openblas, GemmBackend::onednn_sgemm,
-                                    GemmBackend::onednn_bf16, GemmBackend::onednn_matmul, GemmBackend::widen}) {
-    const bool is_bf16 = backend == GemmBackend::onednn_bf16 || backend == GemmBackend::onednn_matmul;
-    if (is_bf16 && !cpu_features().has_fast_bf16()) continue;
-    if (backend == GemmBackend::tile && !cpu_features().avx512) continue;
-    if (backend == GemmBackend::openblas && openblas_config().empty()) continue;  // not installed
-    const Case what{.m = 40, .n = 48, .k = 56, .ta = Transpose::yes, .in = is_bf16 ? DType::bf16 : DType::f32};
+  for (const GemmBackend backend : backends_here()) {
+    const DType in = is_for_bf16(backend) ? DType::bf16 : DType::f32;
+    const Case what{.m = 40, .n = 48, .k = 56, .ta = Transpose::yes, .in = in};
     Problem expected(what);
     gemm_serial_with(backend, expected.args());
     std::vector<Problem> problems(3, Problem(what));
@@ -276,8 +309,8 @@ TEST(GemmBackendTest, FollowsTheFeatures) {
   EXPECT_EQ(chosen(ice_lake, DType::bf16, DType::bf16, 300), GemmBackend::widen);
   EXPECT_EQ(chosen(zen4, DType::f32, DType::f32, 300), GemmBackend::onednn_sgemm);
   EXPECT_EQ(chosen(zen4, DType::f32, DType::f32, 256), GemmBackend::tile);
-  EXPECT_EQ(chosen(zen4, DType::bf16, DType::f32, 300), GemmBackend::onednn_bf16);
-  EXPECT_EQ(chosen(zen4, DType::bf16, DType::bf16, 300), GemmBackend::onednn_matmul);
+  EXPECT_EQ(chosen(zen4, DType::bf16, DType::f32, 300), GemmBackend::avx512_bf16);
+  EXPECT_EQ(chosen(zen4, DType::bf16, DType::bf16, 300), GemmBackend::avx512_bf16);
   EXPECT_EQ(chosen(zen4, DType::f32, DType::bf16, 300), GemmBackend::widen);
   EXPECT_EQ(chosen(sapphire_rapids, DType::f32, DType::f32, 300), GemmBackend::onednn_sgemm);
   EXPECT_EQ(chosen(sapphire_rapids, DType::bf16, DType::f32, 300), GemmBackend::onednn_matmul);

@@ -1,6 +1,6 @@
 // Attention for AVX2 and FMA, which every supported processor has.
 #include "core/ops/cpu/attention_passes.h"
-#include "core/ops/cpu/attention_simd_avx2.h"
+#include "core/ops/cpu/simd_avx2.h"
 
 namespace trireme::cpu {
 

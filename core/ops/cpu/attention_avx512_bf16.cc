@@ -15,7 +15,7 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 
 #include "core/ops/cpu/attention_passes.h"
-#include "core/ops/cpu/attention_simd_avx512.h"
+#include "core/ops/cpu/simd_avx512.h"
 
 namespace trireme::cpu {
 

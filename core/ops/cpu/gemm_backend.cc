@@ -9,12 +9,22 @@
 
 namespace trireme::cpu {
 
+namespace {
+
+// Small enough for `tile` to be the fastest: beyond it, packing both operands pays.
+bool fits_gemm_tile(const GemmArgs& args) {
+  constexpr int64_t kLargest = 256;
+  return args.m <= kLargest && args.n <= kLargest && args.k <= kLargest;
+}
+
+}  // namespace
+
 const char* gemm_backend_name(GemmBackend backend) {
   switch (backend) {
-    case GemmBackend::tile: return "own tile kernel";
+    case GemmBackend::tile: return "own fp32 tile kernel";
     case GemmBackend::openblas: return "OpenBLAS sgemm";
     case GemmBackend::onednn_sgemm: return "oneDNN sgemm";
-    case GemmBackend::onednn_bf16: return "oneDNN bf16 gemm";
+    case GemmBackend::avx512_bf16: return "own AVX-512 BF16 kernel";
     case GemmBackend::onednn_matmul: return "oneDNN matmul";
     case GemmBackend::widen: return "widen to fp32";
   }
@@ -25,7 +35,7 @@ GemmBackend choose_gemm_backend(const CpuFeatures& features, const GemmArgs& arg
   const bool to_f32 = args.c.dtype == DType::f32;
   if (args.a.dtype == DType::bf16) {
     if (!features.has_fast_bf16()) return GemmBackend::widen;
-    return features.amx_bf16 || !to_f32 ? GemmBackend::onednn_matmul : GemmBackend::onednn_bf16;
+    return features.amx_bf16 ? GemmBackend::onednn_matmul : GemmBackend::avx512_bf16;
   }
   if (!to_f32) return GemmBackend::widen;
   if (!features.avx512) return openblas_config().empty() ? GemmBackend::onednn_sgemm : GemmBackend::openblas;
@@ -38,9 +48,7 @@ void gemm_serial_with(GemmBackend backend, const GemmArgs& args) {
     case GemmBackend::tile: TRIREME_CHECK(is_f32); return gemm_tile_f32(args);
     case GemmBackend::openblas: TRIREME_CHECK(is_f32); return gemm_openblas(args);
     case GemmBackend::onednn_sgemm: TRIREME_CHECK(is_f32); return gemm_onednn_sgemm(args);
-    case GemmBackend::onednn_bf16:
-      TRIREME_CHECK(args.a.dtype == DType::bf16 && args.c.dtype == DType::f32);
-      return gemm_onednn_bf16(args);
+    case GemmBackend::avx512_bf16: TRIREME_CHECK(args.a.dtype == DType::bf16); return gemm_avx512_bf16(args);
     case GemmBackend::onednn_matmul: return gemm_onednn_matmul(args);
     case GemmBackend::widen: return gemm_widen(args);
   }

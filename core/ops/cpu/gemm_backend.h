@@ -8,17 +8,17 @@
 //     bf16                   matmul 1220-1480 (AMX)                                           -> onednn_matmul
 //   Zen 4, 1 thread, linear layers of GPT-2 124M and of a small Llama, both directions
 //     fp32 (peak 114)        dnnl_sgemm 98-112    OpenBLAS 87-100  BLIS 63-105  matmul 86-110 -> onednn_sgemm
-//     bf16 -> f32 (peak 221) dnnl_gemm_bf16bf16f32 198-224   matmul 149-215                   -> onednn_bf16
-//     bf16 -> bf16           the same and rounding 175-211   matmul 195-214                   -> onednn_matmul
-//     weight gradients bf16  198-220              matmul 149-192
 //   Zen 4, 1 thread, tiles of 64x64x64 with long rows (A·B, A·Bᵀ)
 //     fp32                   tile 111, 107        dnnl_sgemm 99, 76   OpenBLAS 112, 83        -> tile
-//     bf16 -> f32            dnnl_gemm_bf16bf16f32 165, 164           matmul 120, 138         -> onednn_bf16
+//   Zen 5, 1 thread, the same layers, operands not in the caches
+//     bf16 (peak 530)        ours 488-533         matmul 384-515                              -> avx512_bf16
+//     weight gradients bf16  ours 460-512         matmul 386-426   dnnl_gemm_bf16bf16f32 404-489
+//     tiles of 64x64x64      ours 350-407         matmul 241       dnnl_gemm_bf16bf16f32 333
 //   Zen 3, 2 threads, 2048^3
 //     fp32                   dnnl_sgemm 106       OpenBLAS 132     BLIS 128                   -> openblas
 //     bf16                   no hardware                                                      -> widen
 //
-// Our own `tile` kernel loses to oneDNN by a tenth beyond 256x256x256, where packing A pays. `widen` converts panels
+// Our `tile` kernel loses to oneDNN by a tenth beyond 256x256x256, where packing A pays. `widen` converts panels
 // of bf16 to fp32 and multiplies those; it serves CPUs without bf16 instructions and the rare fp32 product whose
 // result is bf16.
 // Thread safety: every function may be called from any thread; none starts a thread.
@@ -36,7 +36,7 @@ enum class GemmBackend : uint8_t {
   tile,           // our own kernel for small fp32 products; AVX-512
   openblas,       // cblas_sgemm; fp32 only
   onednn_sgemm,   // dnnl_sgemm; fp32 only
-  onednn_bf16,    // dnnl_gemm_bf16bf16f32; bf16 inputs, f32 result
+  avx512_bf16,    // our own kernel for bf16 inputs; AVX-512 BF16
   onednn_matmul,  // a oneDNN primitive, made once per shape and thread; bf16 inputs
   widen,          // any types
 };
@@ -49,11 +49,10 @@ void gemm_serial_with(GemmBackend backend, const GemmArgs& args);
 
 // The backends; all REQUIRE checked arguments and m, n, k >= 1.
 void gemm_tile_f32(const GemmArgs& args);
-bool fits_gemm_tile(const GemmArgs& args);  // small enough for `tile` to be the fastest
-void gemm_openblas(const GemmArgs& args);   // REQUIRES: openblas_config() says something
+void gemm_openblas(const GemmArgs& args);  // REQUIRES: openblas_config() says something
 void gemm_onednn_sgemm(const GemmArgs& args);
-void gemm_onednn_bf16(const GemmArgs& args);
 void gemm_onednn_matmul(const GemmArgs& args);
+void gemm_avx512_bf16(const GemmArgs& args);
 void gemm_widen(const GemmArgs& args);
 
 // What OpenBLAS says of its build; empty where none is installed that several threads may call at once.

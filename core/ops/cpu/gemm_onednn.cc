@@ -27,17 +27,6 @@ void stay_serial() {
   static_cast<void>(done);
 }
 
-// oneDNN exports a bf16 counterpart of dnnl_sgemm since 1.0 but declares it in no header (its own tests declare it
-// as here). It needs no code generated per shape and beats the matmul primitive on AVX-512 BF16 (gemm_backend.h).
-using Bf16Gemm = dnnl_status_t (*)(char transpose_a, char transpose_b, dnnl_dim_t m, dnnl_dim_t n, dnnl_dim_t k,
-                                   float alpha, const bf16* a, dnnl_dim_t a_ld, const bf16* b, dnnl_dim_t b_ld,
-                                   float beta, float* c, dnnl_dim_t c_ld);
-
-Bf16Gemm find_bf16_gemm() {
-  static const Bf16Gemm found = std::bit_cast<Bf16Gemm>(dlsym(RTLD_DEFAULT, "dnnl_gemm_bf16bf16f32"));
-  return found;
-}
-
 char letter_of(Transpose transpose) { return transpose == Transpose::yes ? 'T' : 'N'; }
 
 [[noreturn]] void fail(const dnnl::error& error) {
@@ -205,17 +194,6 @@ void gemm_onednn_sgemm(const GemmArgs& args) {
                  static_cast<const float*>(args.a.data), args.a.ld, static_cast<const float*>(args.b.data), args.b.ld,
                  args.beta, static_cast<float*>(args.c.data), args.c.ld);
   if (status != dnnl_success) fail(dnnl::error(status, "dnnl_sgemm failed"));
-}
-
-void gemm_onednn_bf16(const GemmArgs& args) {
-  const Bf16Gemm gemm_bf16 = find_bf16_gemm();
-  if (gemm_bf16 == nullptr) return gemm_onednn_matmul(args);  // some other oneDNN
-  stay_serial();
-  const dnnl_status_t status =
-      gemm_bf16(letter_of(args.a.transpose), letter_of(args.b.transpose), args.m, args.n, args.k, args.alpha,
-                static_cast<const bf16*>(args.a.data), args.a.ld, static_cast<const bf16*>(args.b.data), args.b.ld,
-                args.beta, static_cast<float*>(args.c.data), args.c.ld);
-  if (status != dnnl_success) fail(dnnl::error(status, "dnnl_gemm_bf16bf16f32 failed"));
 }
 
 void gemm_onednn_matmul(const GemmArgs& args) {

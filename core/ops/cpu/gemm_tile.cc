@@ -10,7 +10,12 @@
 
 #include "core/ops/cpu/gemm_backend.h"
 
-#define TRIREME_AVX512 __attribute__((target("arch=x86-64-v4")))
+#pragma GCC target("arch=x86-64-v4")
+// GCC 12 warns about its own _mm512_undefined_ps.
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+
+#include "core/ops/cpu/simd_avx512.h"
 
 namespace trireme::cpu {
 
@@ -34,7 +39,7 @@ struct Strip {
 
 // C[R rows, V vectors] of a strip; `last` masks the valid columns of the last vector.
 template <int R, int V>
-TRIREME_AVX512 void micro_kernel(const Strip& s, __mmask16 last) {
+void micro_kernel(const Strip& s, __mmask16 last) {
   __m512 sums[R][V];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
@@ -72,7 +77,7 @@ TRIREME_AVX512 void micro_kernel(const Strip& s, __mmask16 last) {
 }
 
 template <int V>
-TRIREME_AVX512 void all_rows(Strip s, int64_t rows, __mmask16 last) {
+void all_rows(Strip s, int64_t rows, __mmask16 last) {
   for (; rows >= kRows; rows -= kRows) {
     micro_kernel<kRows, V>(s, last);
     s.a += kRows * s.a_row_step;
@@ -88,54 +93,12 @@ TRIREME_AVX512 void all_rows(Strip s, int64_t rows, __mmask16 last) {
   }
 }
 
-// Shuffles of two vectors, in their masked forms with nothing masked: GCC 12 warns about its own header in the others.
-constexpr __mmask16 kAll = 0xFFFF;
-
-TRIREME_AVX512 inline __m512 low_pairs(__m512 x, __m512 y) {
-  return _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(0xFF, _mm512_castps_pd(x), _mm512_castps_pd(y)));
-}
-
-TRIREME_AVX512 inline __m512 high_pairs(__m512 x, __m512 y) {
-  return _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(0xFF, _mm512_castps_pd(x), _mm512_castps_pd(y)));
-}
-
-// to[j, i] = from[i, j] for 16 x 16 elements: pairs, quadruples, then 128-bit lanes change places.
-TRIREME_AVX512 void transpose_16x16(const float* from, int64_t from_ld, float* to, int64_t to_ld) {
-  __m512 x[16], y[16];
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; ++i) x[i] = _mm512_loadu_ps(from + i * from_ld);
-#pragma GCC unroll 8
-  for (int i = 0; i < 16; i += 2) {
-    y[i] = _mm512_maskz_unpacklo_ps(kAll, x[i], x[i + 1]);
-    y[i + 1] = _mm512_maskz_unpackhi_ps(kAll, x[i], x[i + 1]);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 16; i += 4) {
-    x[i] = low_pairs(y[i], y[i + 2]);
-    x[i + 1] = high_pairs(y[i], y[i + 2]);
-    x[i + 2] = low_pairs(y[i + 1], y[i + 3]);
-    x[i + 3] = high_pairs(y[i + 1], y[i + 3]);
-  }
-  // x[4g + c] now holds, in lane q, column 4q + c of rows 4g … 4g + 3.
-#pragma GCC unroll 4
-  for (int c = 0; c < 4; ++c) {
-    const __m512 low_01 = _mm512_maskz_shuffle_f32x4(kAll, x[c], x[c + 4], 0x44);   // rows 0-7, lanes 0 and 1
-    const __m512 high_01 = _mm512_maskz_shuffle_f32x4(kAll, x[c], x[c + 4], 0xEE);  // rows 0-7, lanes 2 and 3
-    const __m512 low_23 = _mm512_maskz_shuffle_f32x4(kAll, x[c + 8], x[c + 12], 0x44);
-    const __m512 high_23 = _mm512_maskz_shuffle_f32x4(kAll, x[c + 8], x[c + 12], 0xEE);
-    _mm512_storeu_ps(to + c * to_ld, _mm512_maskz_shuffle_f32x4(kAll, low_01, low_23, 0x88));
-    _mm512_storeu_ps(to + (c + 4) * to_ld, _mm512_maskz_shuffle_f32x4(kAll, low_01, low_23, 0xDD));
-    _mm512_storeu_ps(to + (c + 8) * to_ld, _mm512_maskz_shuffle_f32x4(kAll, high_01, high_23, 0x88));
-    _mm512_storeu_ps(to + (c + 12) * to_ld, _mm512_maskz_shuffle_f32x4(kAll, high_01, high_23, 0xDD));
-  }
-}
-
 // to[k, kStrip] = the transpose of from[cols, k].
-TRIREME_AVX512 void transpose_strip(const float* from, int64_t from_ld, int64_t cols, int64_t depth, float* to) {
+void transpose_strip(const float* from, int64_t from_ld, int64_t cols, int64_t depth, float* to) {
   for (int64_t j = 0; j < cols; j += 16) {
     for (int64_t k = 0; k < depth; k += 16) {
       if (j + 16 <= cols && k + 16 <= depth) {
-        transpose_16x16(from + j * from_ld + k, from_ld, to + k * kStrip + j, kStrip);
+        SimdAvx512::transpose16(from + j * from_ld + k, from_ld, to + k * kStrip + j, kStrip);
         continue;
       }
       for (int64_t row = j; row < std::min(j + 16, cols); ++row) {
@@ -147,12 +110,7 @@ TRIREME_AVX512 void transpose_strip(const float* from, int64_t from_ld, int64_t 
 
 }  // namespace
 
-bool fits_gemm_tile(const GemmArgs& args) {
-  constexpr int64_t kLargest = 256;  // beyond it, packing both operands pays
-  return args.m <= kLargest && args.n <= kLargest && args.k <= kLargest;
-}
-
-TRIREME_AVX512 void gemm_tile_f32(const GemmArgs& args) {
+void gemm_tile_f32(const GemmArgs& args) {
   const bool a_transposed = args.a.transpose == Transpose::yes;
   const bool b_transposed = args.b.transpose == Transpose::yes;
   float* transposed = b_transposed ? thread_scratch(/*slot=*/0, args.k * kStrip) : nullptr;

@@ -1,4 +1,4 @@
-// Sixteen lanes of AVX-512 for attention_tiles.h. Included once, by a source file that has switched its target to
+// Sixteen lanes of AVX-512, for attention_tiles.h and products. Included once, by a source file that has switched its target to
 // AVX-512; everything is local to that file, so that no other file can pick up code that its processor does not have.
 #pragma once
 
@@ -63,11 +63,11 @@ struct SimdAvx512 {
     return _mm512_cvtepi32_epi16(_mm512_srli_epi32(result, 16));
   }
 
-  // dst[j][i] = src[i][j] for 16×16 elements of 32 bits; strides in elements, dst aligned to 64 bytes.
+  // dst[j][i] = src[i][j] for 16×16 elements of 32 bits; strides in elements, rows of dst aligned to 64 bytes.
   TRIREME_SIMD void transpose16(const float* src, int64_t src_stride, float* dst, int64_t dst_stride) {
     F r[16], t[16];
 #pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) r[i] = _mm512_load_ps(src + i * src_stride);
+    for (int i = 0; i < 16; ++i) r[i] = _mm512_loadu_ps(src + i * src_stride);
 #pragma GCC unroll 8
     for (int i = 0; i < 16; i += 2) {
       t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);

@@ -1,4 +1,4 @@
-// Sixteen lanes as two AVX2 registers for attention_tiles.h; the counterpart of attention_simd_avx512.h.
+// Sixteen lanes as two AVX2 registers for attention_tiles.h; the counterpart of simd_avx512.h.
 #pragma once
 
 #include <immintrin.h>
