@@ -39,7 +39,7 @@ constexpr int64_t kBlockCols = 1024;        // of B packed at once
 constexpr int64_t kBlockDepth = 1024;       // where there are several blocks
 constexpr int64_t kLongestDepth = 2048;     // of the only block of a bf16 C, which then needs no fp32 sums
 constexpr int64_t kBlockSums = 1024;        // rows of fp32 sums of a bf16 C
-constexpr int64_t kBlockBytes = 200 << 10;  // of A: a fifth of a second-level cache
+constexpr int64_t kBlockBytes = 400 << 10;  // of A: less than half a second-level cache
 
 MatrixOut element_at(MatrixOut x, int64_t row, int64_t col) {
   if (x.data != nullptr) x.data = static_cast<char*>(x.data) + (row * x.ld + col) * dtype_bytes(x.dtype);
@@ -160,7 +160,8 @@ class LeftRows {
     // Packed blocks begin and end at the edges of cache lines, if the matrix does.
     const int64_t unit = is_packed_ ? 2 * kVector : kTile;
     block_rows_ = std::max(unit, kBlockBytes / (4 * num_pairs(depth_)) / unit * unit);
-    if (is_packed_ || is_padded_) scratch_ = scratch_bytes(/*slot=*/1, block_rows_ * 4 * num_pairs(depth_));
+    const int64_t num_strips = (block_rows_ + kVector - 1) / kVector;
+    if (is_packed_ || is_padded_) scratch_ = scratch_bytes(/*slot=*/1, num_strips * packed_strip_bytes(depth_, 1));
   }
 
   int64_t block_rows() const { return block_rows_; }
@@ -180,7 +181,7 @@ class LeftRows {
   // Row `i` of them, and those below in its tile.
   Pairs tile(int64_t i) const {
     if (!is_packed_) return {in_place_.data + i * in_place_.step, in_place_.step, in_place_.pair_step};
-    const char* strip = scratch_ + i / kVector * num_pairs(depth_) * kVectorBytes;
+    const char* strip = scratch_ + i / kVector * packed_strip_bytes(depth_, 1);
     return {strip + i % kVector * 4, 4, kVectorBytes};
   }
 
@@ -197,7 +198,8 @@ class LeftRows {
 void multiply_block(const GemmArgs& args, const MatrixOut& added) {
   const int64_t pairs = num_pairs(args.k);
   const int64_t num_strips = (args.n + kStrip - 1) / kStrip;
-  char* b = scratch_bytes(/*slot=*/0, num_strips * pairs * kStripBytes);
+  const int64_t strip_bytes = packed_strip_bytes(args.k, kStripVectors);
+  char* b = scratch_bytes(/*slot=*/0, num_strips * strip_bytes);
   const auto pack = args.b.transpose == Transpose::yes ? pack_columns<kStripVectors> : pack_rows<kStripVectors>;
   pack(static_cast<const bf16*>(args.b.data), args.b.ld, args.k, args.n, b);
 
@@ -209,7 +211,7 @@ void multiply_block(const GemmArgs& args, const MatrixOut& added) {
       const int64_t col = strip * kStrip;
       for (int64_t i = 0; i < rows; i += kTile) {
         multiply_tile({.a = a.tile(i),
-                       .b = b + strip * pairs * kStripBytes,
+                       .b = b + strip * strip_bytes,
                        .pairs = pairs,
                        .cols = std::min(kStrip, args.n - col),
                        .alpha = args.alpha,

@@ -36,6 +36,12 @@ struct Pairs {
   int64_t step, pair_step;
 };
 
+// Bytes from one packed strip of V vectors to the next. Their size is often a multiple of 4096 bytes: a line more
+// keeps the same row of all strips out of one set of the cache.
+inline int64_t packed_strip_bytes(int64_t depth, int64_t vectors) {
+  return (num_pairs(depth) * vectors + 1) * kVectorBytes;
+}
+
 // The first `n` of 16 elements. Whole vectors are read without a mask, because a masked load waits for the cache lines
 // of what it masks, too.
 inline __m256i load_halves(const bf16* row, int64_t n) {
@@ -48,11 +54,11 @@ inline __m256i load_halves(const bf16* row, int64_t n) {
 // beyond the width are zero or left alone. `to` is aligned to 64 bytes.
 template <int V>
 void pack_rows(const bf16* from, int64_t ld, int64_t depth, int64_t width, char* to) {
-  constexpr int64_t kRowsAhead = 32;  // rows lie far apart: the CPU's own prefetcher doesn't see them coming
+  constexpr int64_t kRowsAhead = 16;  // rows lie far apart: the CPU's own prefetcher doesn't see them coming
   alignas(64) uint16_t lanes[32];     // 0, 16, 1, 17, …
   for (int i = 0; i < 32; ++i) lanes[i] = static_cast<uint16_t>(i / 2 + i % 2 * 16);
   const __m512i interleave = _mm512_load_si512(lanes);
-  const int64_t strip_bytes = num_pairs(depth) * V * kVectorBytes;
+  const int64_t strip_bytes = packed_strip_bytes(depth, V);
   for (int64_t k = 0; k < depth; k += 2) {
     for (int64_t ahead = k + kRowsAhead; ahead < std::min(k + kRowsAhead + 2, depth); ++ahead) {
       for (int64_t i = 0; i < width; i += 32) prefetch(from + ahead * ld + i);
@@ -79,7 +85,7 @@ void pack_columns(const bf16* from, int64_t ld, int64_t depth, int64_t width, ch
   constexpr int64_t kStripBytes = V * kVectorBytes;
   const int64_t pairs = num_pairs(depth);
   for (int64_t i = 0; i < width; i += kVector) {
-    char* vector = to + i / kVector / V * pairs * kStripBytes + i / kVector % V * kVectorBytes;
+    char* vector = to + i / kVector / V * packed_strip_bytes(depth, V) + i / kVector % V * kVectorBytes;
     for (int64_t p = 0; p < pairs; p += kVector) {
       const bf16* block = from + i * ld + 2 * p;
       for (int64_t r = kVector; r < std::min(2 * kVector, width - i); ++r) prefetch(block + r * ld);
