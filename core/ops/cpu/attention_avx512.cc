@@ -2,6 +2,7 @@
 #include <immintrin.h>
 #include <math.h>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 

@@ -4,6 +4,7 @@
 #include <immintrin.h>
 #include <math.h>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 
@@ -25,6 +26,7 @@ struct DotEngine {
   using S = SimdAvx512;
   using Simd = S;
   using F = S::F;
+  using I = S::I;
   using In = uint16_t;
   using Left = uint16_t;   // of a row: pairs lie side by side
   using Right = uint32_t;  // rows k (low half) and k+1 of a column
@@ -80,11 +82,21 @@ struct DotEngine {
     for (int i = 0; i < kTile; ++i) {
       if (i + kRowsAhead < count) prefetch_rows(src + (i + kRowsAhead) * stride, stride, 1, dim);
       for (int64_t j = 0; j < padded; j += 32) {
-        const int64_t n = i < count ? (dim - j < 32 ? dim - j : 32) : 0;
-        const __mmask32 mask = static_cast<__mmask32>((uint64_t{1} << n) - 1);
-        _mm512_store_si512(dst + i * padded + j, _mm512_maskz_loadu_epi16(mask, src + i * stride + j));
+        _mm512_store_si512(dst + i * padded + j, load_first(src + i * stride + j, i < count ? dim - j : 0));
       }
     }
+  }
+  // The first `n` of 32 elements, the rest zero; n may be larger.
+  [[gnu::always_inline]] static inline I load_first(const uint16_t* src, int64_t n) {
+    return _mm512_maskz_loadu_epi16(static_cast<__mmask32>((uint64_t{1} << (n < 32 ? n : 32)) - 1), src);
+  }
+
+  static float dot(const uint16_t* a, const uint16_t* b, int dim) {
+    F sum = S::zero();
+    for (int j = 0; j < dim; j += 32) {
+      sum = _mm512_dpbf16_ps(sum, as_pairs(load_first(a + j, dim - j)), as_pairs(load_first(b + j, dim - j)));
+    }
+    return S::sum(sum);
   }
 
   // 32-bit elements, [rows, cols] to [cols, rows], both multiples of 16.
@@ -129,19 +141,19 @@ struct DotEngine {
     return _mm512_load_si512(index);
   }
 
+  // Two keys rounded to bf16 at once: p0 in the lower half, p1 in the upper.
+  [[gnu::always_inline]] static inline I round_keys(F p0, F p1) { return (I)_mm512_cvtne2ps_pbh(p1, p0); }
   [[gnu::always_inline]] static inline void store_right(uint32_t* dst, int key, int lane, F p0, F p1) {
-    const I both = (I)_mm512_cvtne2ps_pbh(p1, p0);  // p0 in the lower half
-    const I high = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(both, 1));
-    const I low = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(both));
-    _mm512_store_si512(dst + key / 2 * kTile + lane, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+    _mm512_store_si512(dst + key / 2 * kTile + lane, S::interleave_halves(round_keys(p0, p1)));
   }
-  [[gnu::always_inline]] static inline void store_left(uint16_t* dst, int key, int lane, F p) {
-    _mm256_store_si256(static_cast<__m256i*>(static_cast<void*>(dst + key * kTile + lane)),
-                       (__m256i)_mm512_cvtneps_pbh(p));
+  [[gnu::always_inline]] static inline void store_left(uint16_t* dst, int key, int lane, F p0, F p1) {
+    const I both = round_keys(p0, p1);
+    store_half(dst + key * kTile + lane, _mm512_castsi512_si256(both));
+    store_half(dst + (key + 1) * kTile + lane, _mm512_extracti64x4_epi64(both, 1));
   }
-
- private:
-  using I = S::I;
+  [[gnu::always_inline]] static inline void store_half(uint16_t* dst, __m256i x) {
+    _mm256_store_si256(static_cast<__m256i*>(static_cast<void*>(dst)), x);
+  }
 };
 
 }  // namespace

@@ -25,7 +25,8 @@ enum class Into { set, add, scale_and_add };
 
 [[gnu::always_inline]] inline int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
-// Asks for `count` rows of `dim` elements ahead of their use.
+// Asks for `count` rows of `dim` elements ahead of their use. Always inlined, as must be what calls nothing but this: GCC
+// takes a function that only prefetches for one without effects and drops the call.
 template <class In>
 [[gnu::always_inline]] inline void prefetch_rows(const In* src, int64_t stride, int64_t count, int dim) {
   for (int64_t i = 0; i < count; ++i) {
@@ -114,14 +115,24 @@ struct FloatEngine {
   static const float* rows_to_right(const float* rows, int64_t, float*) { return rows; }
   static void rows_to_transposed_left(const float*, int64_t, float*, float*) {}
 
+  // The sum of products of two rows of the tensors.
+  static float dot(const In* a, const In* b, int dim) {
+    F sum = S::zero();
+    for (int j = 0; j < dim; j += 16) {
+      const int n = dim - j < 16 ? dim - j : 16;
+      sum = S::fma(S::load_first(a + j, n), S::load_first(b + j, n), sum);
+    }
+    return S::sum(sum);
+  }
+
   // Keys key, key+1 (key even) and 16 positions of P or dS, as a right operand [keys, kTile] …
   [[gnu::always_inline]] static inline void store_right(float* dst, int key, int lane, F p0, F p1) {
     S::store(dst + key * kTile + lane, p0);
     S::store(dst + (key + 1) * kTile + lane, p1);
   }
   // … and as a left operand [keys, kTile].
-  [[gnu::always_inline]] static inline void store_left(float* dst, int key, int lane, F p) {
-    S::store(dst + key * kTile + lane, p);
+  [[gnu::always_inline]] static inline void store_left(float* dst, int key, int lane, F p0, F p1) {
+    store_right(dst, key, lane, p0, p1);
   }
 };
 

@@ -149,10 +149,8 @@ struct BackwardPass : Attention<E> {
         ds0 = S::select(seen0, ds0, S::zero());
         ds1 = S::select(seen1, ds1, S::zero());
       }
-      E::store_left(p_left, key, lane, p0);
-      E::store_left(p_left, key + 1, lane, p1);
-      E::store_left(ds_left, key, lane, ds0);
-      E::store_left(ds_left, key + 1, lane, ds1);
+      E::store_left(p_left, key, lane, p0, p1);
+      E::store_left(ds_left, key, lane, ds0, ds1);
       if (!E::kInPlace) E::store_right(s.right, key, lane, ds0, ds1);
     }
   }
@@ -177,13 +175,8 @@ struct BackwardPass : Attention<E> {
     for (int i = 0; i < kTile; ++i) {
       stats.scale[i] = call.scale;
       stats.minus_lse2[i] = i < rows.count ? -lse[i] * kLog2e : 0.0f;
-      F sum = S::zero();
-      for (int j = 0; j < z.dim && i < rows.count; j += 16) {
-        const int n = z.dim - j < 16 ? z.dim - j : 16;
-        const int64_t at = i * z.out_stride + j;
-        sum = S::fma(S::load_first(dout + at, n), S::load_first(out + at, n), sum);
-      }
-      stats.delta[i] = S::sum(sum);
+      const int64_t row = i * z.out_stride;
+      stats.delta[i] = i < rows.count ? E::dot(dout + row, out + row, z.dim) : 0.0f;
     }
     const int following = clamp_tile(call.sequence - rows.first - kTile);
     prefetch_rows(q + kTile * z.qkv_stride, z.qkv_stride, following, z.dim);

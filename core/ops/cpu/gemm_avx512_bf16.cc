@@ -15,6 +15,7 @@
 #include <immintrin.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 
 #include "core/ops/cpu/gemm_backend.h"
@@ -35,11 +36,11 @@ constexpr int kStripVectors = 3;
 constexpr int64_t kStrip = kStripVectors * kVector;  // columns of C at a time
 constexpr int64_t kStripBytes = kStrip * 4;          // of a pair of all columns
 
-constexpr int64_t kBlockCols = 1024;        // of B packed at once
-constexpr int64_t kBlockDepth = 1024;       // where there are several blocks
-constexpr int64_t kLongestDepth = 2048;     // of the only block of a bf16 C, which then needs no fp32 sums
-constexpr int64_t kBlockSums = 1024;        // rows of fp32 sums of a bf16 C
-constexpr int64_t kBlockBytes = 400 << 10;  // of A: less than half a second-level cache
+constexpr int64_t kBlockCols = 22 * kStrip;  // of B packed at once
+constexpr int64_t kBlockDepth = 1024;        // where there are several blocks
+constexpr int64_t kLongestDepth = 2048;      // of the only block of a bf16 C, which then needs no fp32 sums
+constexpr int64_t kBlockSums = 1024;         // rows of fp32 sums of a bf16 C
+constexpr int64_t kBlockBytes = 400 << 10;   // of A: less than half a second-level cache
 
 MatrixOut element_at(MatrixOut x, int64_t row, int64_t col) {
   if (x.data != nullptr) x.data = static_cast<char*>(x.data) + (row * x.ld + col) * dtype_bytes(x.dtype);

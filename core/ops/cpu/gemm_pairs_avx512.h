@@ -55,9 +55,6 @@ inline __m256i load_halves(const bf16* row, int64_t n) {
 template <int V>
 void pack_rows(const bf16* from, int64_t ld, int64_t depth, int64_t width, char* to) {
   constexpr int64_t kRowsAhead = 16;  // rows lie far apart: the CPU's own prefetcher doesn't see them coming
-  alignas(64) uint16_t lanes[32];     // 0, 16, 1, 17, …
-  for (int i = 0; i < 32; ++i) lanes[i] = static_cast<uint16_t>(i / 2 + i % 2 * 16);
-  const __m512i interleave = _mm512_load_si512(lanes);
   const int64_t strip_bytes = packed_strip_bytes(depth, V);
   for (int64_t k = 0; k < depth; k += 2) {
     for (int64_t ahead = k + kRowsAhead; ahead < std::min(k + kRowsAhead + 2, depth); ++ahead) {
@@ -72,7 +69,7 @@ void pack_rows(const bf16* from, int64_t ld, int64_t depth, int64_t width, char*
         const __m256i low = load_halves(even + i, width - i);
         const __m256i high = odd == nullptr ? _mm256_setzero_si256() : load_halves(odd + i, width - i);
         const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
-        _mm512_store_si512(word + v * kVectorBytes, _mm512_permutexvar_epi16(interleave, both));
+        _mm512_store_si512(word + v * kVectorBytes, SimdAvx512::interleave_halves(both));
       }
     }
   }

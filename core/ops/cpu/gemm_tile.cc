@@ -7,6 +7,7 @@
 #include <immintrin.h>
 
 #include <algorithm>
+#include <array>
 
 #include "core/ops/cpu/gemm_backend.h"
 

@@ -4,6 +4,7 @@
 
 #include <immintrin.h>
 
+#include <array>
 #include <cstdint>
 
 namespace trireme::cpu {
@@ -62,6 +63,14 @@ struct SimdAvx512 {
     const I result = _mm512_mask_blend_epi32(_mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), rounded, quiet);
     return _mm512_cvtepi32_epi16(_mm512_srli_epi32(result, 16));
   }
+
+  // Elements 0, 16, 1, 17, … of 32 elements of 16 bits.
+  TRIREME_SIMD I interleave_halves(I x) { return _mm512_permutexvar_epi16(_mm512_load_si512(kInterleaved.data()), x); }
+  alignas(64) static constexpr auto kInterleaved = [] {
+    std::array<uint16_t, 32> lanes{};
+    for (size_t i = 0; i < 32; ++i) lanes[i] = static_cast<uint16_t>(i / 2 + i % 2 * 16);
+    return lanes;
+  }();
 
   // dst[j][i] = src[i][j] for 16×16 elements of 32 bits; strides in elements, rows of dst aligned to 64 bytes.
   TRIREME_SIMD void transpose16(const float* src, int64_t src_stride, float* dst, int64_t dst_stride) {
