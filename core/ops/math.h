@@ -46,14 +46,22 @@ TRIREME_HOST_DEVICE uint32_t rounding_draw(uint64_t key, int64_t step, Rounded w
   return half_word(rounding_block(key, step, what, element >> 3), static_cast<int>(element & 7));
 }
 
+// What the functions over a value V say of it: V is a float, or a vector of floats that has the same by these names
+// (core/ops/cpu/lanes_avx512_bf16.h).
+TRIREME_HOST_DEVICE float fma(float a, float b, float c) { return std::fma(a, b, c); }
+TRIREME_HOST_DEVICE float at_least(float low, float x) { return x < low ? low : x; }
+TRIREME_HOST_DEVICE float at_most(float high, float x) { return x > high ? high : x; }
+
 // (a, b), turned by the angle that has this cosine and sine.
+template <class V>
 struct Turned {
-  float a;
-  float b;
+  V a;
+  V b;
 };
 
-TRIREME_HOST_DEVICE Turned turn(float a, float b, float cos, float sin) {
-  return {std::fma(a, cos, -(b * sin)), std::fma(b, cos, a * sin)};
+template <class V>
+TRIREME_HOST_DEVICE Turned<V> turn(V a, V b, V cos, V sin) {
+  return {fma(a, cos, -(b * sin)), fma(b, cos, a * sin)};
 }
 
 // eˣ to 1.5 ulp for −88 <= x <= 88; results below 2⁻¹²⁶·0.7 are 0.
@@ -88,36 +96,37 @@ struct Portable {
 };
 
 // σ(x) = 1 / (1 + e⁻ˣ) and 1 − σ(x), each to 3 ulp; not below 5e-38.
+template <class V>
 struct Sigmoid {
-  float value;
-  float complement;
+  V value;
+  V complement;
 };
 
-template <class Unit = Portable>
-TRIREME_HOST_DEVICE Sigmoid sigmoid(float x) {
-  x = x < -86.0f ? -86.0f : x;
-  x = x > 88.0f ? 88.0f : x;
-  const float e = Unit::exp(-x);
-  const float s = Unit::reciprocal(1.0f + e);
+template <class Unit = Portable, class V>
+TRIREME_HOST_DEVICE Sigmoid<V> sigmoid(V x) {
+  x = at_most(88.0f, at_least(-86.0f, x));
+  const V e = Unit::exp(-x);
+  const V s = Unit::reciprocal(1.0f + e);
   return {s, e * s};
 }
 
 // silu(x) = x · σ(x).
-template <class Unit = Portable>
-TRIREME_HOST_DEVICE float silu(float x) {
+template <class Unit = Portable, class V>
+TRIREME_HOST_DEVICE V silu(V x) {
   return x * sigmoid<Unit>(x).value;
 }
 
 // The gradients of silu(gate) · up.
+template <class V>
 struct SwigluGrad {
-  float gate;
-  float up;
+  V gate;
+  V up;
 };
 
-template <class Unit = Portable>
-TRIREME_HOST_DEVICE SwigluGrad swiglu_grad(float dy, float gate, float up) {
-  const Sigmoid s = sigmoid<Unit>(gate);
-  const float slope = s.value * std::fma(gate, s.complement, 1.0f);
+template <class Unit = Portable, class V>
+TRIREME_HOST_DEVICE SwigluGrad<V> swiglu_grad(V dy, V gate, V up) {
+  const Sigmoid<V> s = sigmoid<Unit>(gate);
+  const V slope = s.value * fma(gate, s.complement, 1.0f);
   return {dy * up * slope, dy * (gate * s.value)};
 }
 
@@ -125,17 +134,17 @@ TRIREME_HOST_DEVICE SwigluGrad swiglu_grad(float dy, float gate, float up) {
 inline constexpr float kGeluLinear = 1.59576912f;   // 2·√(2/π)
 inline constexpr float kGeluCubic = 0.0713548163f;  // 2·√(2/π)·0.044715
 
-template <class Unit = Portable>
-TRIREME_HOST_DEVICE float gelu_tanh(float x) {
-  return x * sigmoid<Unit>(x * std::fma(x * x, kGeluCubic, kGeluLinear)).value;
+template <class Unit = Portable, class V>
+TRIREME_HOST_DEVICE V gelu_tanh(V x) {
+  return x * sigmoid<Unit>(x * fma(x * x, kGeluCubic, kGeluLinear)).value;
 }
 
-template <class Unit = Portable>
-TRIREME_HOST_DEVICE float gelu_tanh_slope(float x) {
-  const float square = x * x;
-  const Sigmoid s = sigmoid<Unit>(x * std::fma(square, kGeluCubic, kGeluLinear));
-  const float inner = x * std::fma(square, 3.0f * kGeluCubic, kGeluLinear);
-  return s.value * std::fma(inner, s.complement, 1.0f);
+template <class Unit = Portable, class V>
+TRIREME_HOST_DEVICE V gelu_tanh_slope(V x) {
+  const V square = x * x;
+  const Sigmoid<V> s = sigmoid<Unit>(x * fma(square, kGeluCubic, kGeluLinear));
+  const V inner = x * fma(square, 3.0f * kGeluCubic, kGeluLinear);
+  return s.value * fma(inner, s.complement, 1.0f);
 }
 
 // Φ(x) = 0.5·(1 + erf(x/√2)), relative error 4.5e-7 down to x = −13, and e^(−x²/2); |x| counts as 13 beyond.

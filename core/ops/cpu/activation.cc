@@ -1,5 +1,6 @@
 #include "core/ops/activation.h"
 
+#include "core/ops/cpu/bf16_loops.h"
 #include "core/ops/cpu/blocks.h"
 #include "core/ops/cpu/kernels.h"
 #include "core/ops/cpu/multiversion.h"
@@ -69,13 +70,10 @@ void gelu_forward(Stream& stream, const Tensor& x, Gelu kind, Tensor& y) {
   with_float_type(x.dtype(), [&]<class T>(T) {
     const T* in = x.data<T>();
     T* out = y.data<T>();
-    stream.pool().for_ranges(x.numel(), kGrain, [&](int64_t begin, int64_t end) {
-      if (kind == Gelu::tanh) {
-        gelu_tanh_range(in + begin, out + begin, end - begin);
-      } else {
-        gelu_erf_range(in + begin, out + begin, end - begin);
-      }
-    });
+    const auto tanh_range = loop_for(gelu_tanh_range<T>, &Bf16Loops::gelu_tanh_range);
+    const auto range = kind == Gelu::tanh ? tanh_range : gelu_erf_range<T>;
+    stream.pool().for_ranges(x.numel(), kGrain,
+                             [&](int64_t begin, int64_t end) { range(in + begin, out + begin, end - begin); });
   });
 }
 
@@ -84,13 +82,10 @@ void gelu_backward(Stream& stream, const Tensor& dy, const Tensor& x, Gelu kind,
     const T* d = dy.data<T>();
     const T* in = x.data<T>();
     T* out = dx.data<T>();
-    stream.pool().for_ranges(x.numel(), kGrain, [&](int64_t begin, int64_t end) {
-      if (kind == Gelu::tanh) {
-        gelu_tanh_grad_range(d + begin, in + begin, out + begin, end - begin);
-      } else {
-        gelu_erf_grad_range(d + begin, in + begin, out + begin, end - begin);
-      }
-    });
+    const auto tanh_range = loop_for(gelu_tanh_grad_range<T>, &Bf16Loops::gelu_tanh_grad_range);
+    const auto range = kind == Gelu::tanh ? tanh_range : gelu_erf_grad_range<T>;
+    stream.pool().for_ranges(
+        x.numel(), kGrain, [&](int64_t begin, int64_t end) { range(d + begin, in + begin, out + begin, end - begin); });
   });
 }
 
@@ -99,8 +94,9 @@ void swiglu_forward(Stream& stream, const Tensor& gate_up, Tensor& y) {
   with_float_type(y.dtype(), [&]<class T>(T) {
     const T* in = gate_up.data<T>();
     T* out = y.data<T>();
+    const auto loop = loop_for(swiglu_rows<T>, &Bf16Loops::swiglu_rows);
     stream.pool().for_ranges(y.dim(0), rows_per_piece(columns), [&](int64_t begin, int64_t end) {
-      swiglu_rows(in + begin * 2 * columns, out + begin * columns, end - begin, columns);
+      loop(in + begin * 2 * columns, out + begin * columns, end - begin, columns);
     });
   });
 }
@@ -111,9 +107,10 @@ void swiglu_backward(Stream& stream, const Tensor& dy, const Tensor& gate_up, Te
     const T* d = dy.data<T>();
     const T* in = gate_up.data<T>();
     T* out = dgate_up.data<T>();
+    const auto loop = loop_for(swiglu_grad_rows<T>, &Bf16Loops::swiglu_grad_rows);
     stream.pool().for_ranges(dy.dim(0), rows_per_piece(columns), [&](int64_t begin, int64_t end) {
       const int64_t wide = begin * 2 * columns;
-      swiglu_grad_rows(d + begin * columns, in + wide, out + wide, end - begin, columns);
+      loop(d + begin * columns, in + wide, out + wide, end - begin, columns);
     });
   });
 }

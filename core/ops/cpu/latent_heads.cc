@@ -45,7 +45,7 @@ class AngleTable {
 template <class From, class To>
 void rotate(const From* from, const Angles& angles, float sign, int64_t width, To* to) {
   for (int64_t i = 0; i < width / 2; ++i) {
-    const math::Turned pair =
+    const math::Turned<float> pair =
         math::turn(math::load(from + 2 * i), math::load(from + 2 * i + 1), angles.cos[i], sign * angles.sin[i]);
     math::store(to + 2 * i, pair.a);
     math::store(to + 2 * i + 1, pair.b);

@@ -135,7 +135,7 @@ TRIREME_MULTIVERSION
 void sigmoid_backward(const float* logits, const float* gradient, float* d, int64_t n) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
-    const math::Sigmoid s = math::sigmoid(logits[i]);
+    const math::Sigmoid<float> s = math::sigmoid(logits[i]);
     d[i] = gradient[i] * (s.value * s.complement);
   }
 }

@@ -74,7 +74,7 @@ struct SwigluBackward {
     GateUp<kN> in = load_gate_up<kN>(gate_up, row, column, columns);
 #pragma unroll
     for (int j = 0; j < kN; ++j) {
-      const math::SwigluGrad grad = math::swiglu_grad<UnitOf<T>>(d.x[j], in.gate.x[j], in.up.x[j]);
+      const math::SwigluGrad<float> grad = math::swiglu_grad<UnitOf<T>>(d.x[j], in.gate.x[j], in.up.x[j]);
       in.gate.x[j] = grad.gate;
       in.up.x[j] = grad.up;
     }

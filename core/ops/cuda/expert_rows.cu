@@ -155,7 +155,7 @@ __global__ void __launch_bounds__(kWarpsPerBlock* kWarp)
     GateUp<kWidth> in = load_gate_up<kWidth>(gate_up, row, i, columns);
 #pragma unroll
     for (int j = 0; j < kWidth; ++j) {
-      const math::SwigluGrad grad = math::swiglu_grad<UnitOf<T>>(d.x[j], in.gate.x[j], in.up.x[j]);
+      const math::SwigluGrad<float> grad = math::swiglu_grad<UnitOf<T>>(d.x[j], in.gate.x[j], in.up.x[j]);
       sum = std::fma(grad.up, in.up.x[j], sum);
       in.gate.x[j] = weight * grad.gate;
       in.up.x[j] = weight * grad.up;

@@ -55,13 +55,13 @@ __device__ __forceinline__ Floats<kN> rotated(const T* from, int i, const float*
   if constexpr (kN == 1) {
     const float a = load<1>(from + i / 2 * 2).x[0];
     const float b = load<1>(from + i / 2 * 2 + 1).x[0];
-    const math::Turned pair = math::turn(a, b, angles[i / 2], sign * angles[half + i / 2]);
+    const math::Turned<float> pair = math::turn(a, b, angles[i / 2], sign * angles[half + i / 2]);
     out.x[0] = i % 2 == 0 ? pair.a : pair.b;
   } else {
     const Floats<kN> in = load<kN>(from + i);
 #pragma unroll
     for (int j = 0; j < kN; j += 2) {
-      const math::Turned pair =
+      const math::Turned<float> pair =
           math::turn(in.x[j], in.x[j + 1], angles[(i + j) / 2], sign * angles[half + (i + j) / 2]);
       out.x[j] = pair.a;
       out.x[j + 1] = pair.b;
@@ -158,7 +158,7 @@ struct UnpackSharedKey {
       b += load<1>(from + 1).x[0];
     }
     const float* angles = h.angles_of(row);
-    const math::Turned turned = math::turn(a, b, angles[pair], -angles[h.rope / 2 + pair]);
+    const math::Turned<float> turned = math::turn(a, b, angles[pair], -angles[h.rope / 2 + pair]);
     T* to = dk_rope + row * h.rope + 2 * pair;
     math::store(to, turned.a);
     math::store(to + 1, turned.b);

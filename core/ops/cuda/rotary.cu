@@ -49,7 +49,7 @@ struct Rotate {
     Floats<kN> y = load<kN>(b);
 #pragma unroll
     for (int j = 0; j < kN; ++j) {
-      const math::Turned pair = math::turn(x.x[j], y.x[j], cos.x[j], sin.x[j]);
+      const math::Turned<float> pair = math::turn(x.x[j], y.x[j], cos.x[j], sin.x[j]);
       x.x[j] = pair.a;
       y.x[j] = pair.b;
     }

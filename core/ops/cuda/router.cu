@@ -230,7 +230,7 @@ __global__ void __launch_bounds__(kRouterThreads) backward_rows(Backward args) {
   }
   const float z_of_exp = z * std::exp(-total.log_sum);
   for (int64_t e = lane; e < choices; e += kWarp) {
-    const math::Sigmoid sigmoid = math::sigmoid(x[e]);
+    const math::Sigmoid<float> sigmoid = math::sigmoid(x[e]);
     float sum = gradient[e] * (sigmoid.value * sigmoid.complement);
     if (args.z_scale != 0.0f) sum = std::fma(math::exp_of_nonpositive(x[e] - total.max), z_of_exp, sum);
     d[e] = sum;
